@@ -1,0 +1,81 @@
+"""What publishing writes: `complete -> done`, after the output was proven equal to the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from tokenspool import tables as t
+from tokenspool.database import now
+from tokenspool.model import Failure, Job, JobState
+from tokenspool.store.counts import Tally
+
+_j = t.job.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A job whose output stands under its final name, and what it was checked by."""
+
+    job: Job
+    size: int
+    sha256: bytes
+
+
+def mark_done(connection: sa.Connection, published: list[Published]) -> None:
+    """Move published jobs to `done`, where the claim still stands.
+
+    Where it does not, another worker publishes the same bytes again: nothing is to be mended.
+    """
+    tally = Tally()
+    for one in published:
+        changed = connection.execute(
+            sa.update(t.job)
+            .where(
+                _j.id == one.job.id,
+                _j.epoch == one.job.epoch,
+                _j.state == JobState.COMPLETE.value,
+            )
+            .values(
+                state=JobState.DONE.value,
+                owner=None,
+                run_at=None,
+                ended_at=now(),
+                bytes=one.size,
+                sha256=one.sha256,
+                error_kind=None,
+                error_message=None,
+            )
+        ).rowcount
+        if changed:
+            tally.move(one.job.batch_id, JobState.COMPLETE, JobState.DONE)
+    tally.write(connection)
+
+
+def let_go(connection: sa.Connection, *, job: Job) -> None:
+    """Let another claim publish a complete job, where ours still stands."""
+    connection.execute(
+        sa.update(t.job)
+        .where(_j.id == job.id, _j.epoch == job.epoch, t.has_state(JobState.COMPLETE))
+        .values(owner=None)
+    )
+
+
+def mark_failed(connection: sa.Connection, *, job: Job, failure: Failure) -> None:
+    """Give up publishing a job, where the claim still stands; its text stays in the journal."""
+    changed = connection.execute(
+        sa.update(t.job)
+        .where(_j.id == job.id, _j.epoch == job.epoch, t.has_state(JobState.COMPLETE))
+        .values(
+            state=JobState.FAILED.value,
+            owner=None,
+            ended_at=now(),
+            error_kind=failure.kind.value,
+            error_message=failure.message,
+        )
+    ).rowcount
+    if changed:
+        tally = Tally()
+        tally.move(job.batch_id, JobState.COMPLETE, JobState.FAILED)
+        tally.write(connection)

@@ -1,0 +1,76 @@
+"""Workers: one row each, so that people and other workers see who lives and what it carries."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from tokenspool import tables as t
+from tokenspool.database import now
+
+#: A worker that has not renewed its row for this long is dead.
+LEASE_S = 45.0
+_w = t.worker.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a worker carries at a heartbeat."""
+
+    state: str
+    streams: int
+    slots: int
+    tokens_per_s: float
+
+
+def new_worker_id() -> str:
+    """Make an id that no other start ever has: a host that comes back must not inherit claims."""
+    return f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def register(connection: sa.Connection, worker: str, *, version: str, slots: int) -> None:
+    """Make the worker's row."""
+    connection.execute(
+        t.worker.insert().values(
+            id=worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version,
+            state="running",
+            slots=slots,
+            streams=0,
+            tokens_per_s=0.0,
+            started_at=now(),
+            heartbeat_at=now(),
+            lease_until=now() + LEASE_S,
+        )
+    )
+
+
+def heartbeat(connection: sa.Connection, worker: str, load: Load) -> bool:
+    """Renew the worker's row; False when it is gone, and the worker's claims with it."""
+    changed = connection.execute(
+        sa.update(t.worker)
+        .where(_w.id == worker, _w.state != "gone")
+        .values(
+            state=load.state,
+            streams=load.streams,
+            slots=load.slots,
+            tokens_per_s=load.tokens_per_s,
+            heartbeat_at=now(),
+            lease_until=now() + LEASE_S,
+        )
+    ).rowcount
+    return bool(changed)
+
+
+def retire(connection: sa.Connection, *, workers: list[str] | None = None) -> None:
+    """Mark workers as gone; without names all of them, for a caller who knows itself alone."""
+    statement = sa.update(t.worker).values(state="gone", streams=0, tokens_per_s=0.0)
+    if workers is not None:
+        statement = statement.where(_w.id.in_(workers))
+    connection.execute(statement)
