@@ -1,0 +1,1 @@
+"""Where text comes from: one module per wire, and what they share."""
