@@ -1,0 +1,1 @@
+"""Where finished text goes: one module per kind of place."""
