@@ -1,0 +1,1 @@
+"""Many jobs: wiring, the local runner, and what keeps a process's claims in order."""

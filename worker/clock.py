@@ -1,0 +1,119 @@
+"""One clock for all streams of a process: it beats, and every stream reads on one beat of its tick.
+
+What a `kill -9` loses of a stream is what came since its last committed read: half a tick on
+average, and the time from read to commit. So the sockets are not all read at once: a tick is a
+whole number of beats, and each beat reads its share of the streams and commits it right away. With
+1,000 streams and a tick of 0.15 s a share is 333, committed in a third of the time for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: A beat is one commit with an fsync: 20 a second cost about 1 % of a core when idle.
+BEAT_S = 0.05
+#: Slow storage makes longer beats, never a queue.
+MAX_BEAT_S = 0.5
+MAX_TICK_S = 0.5
+#: Streams that are read on one beat, at most, while the tick may still grow.
+SHARE = 350
+#: Share of one core at which ticks grow, and below which they may shrink.
+BUSY, CALM = 0.65, 0.5
+STEER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """The settings of the clock; None lets it steer by load."""
+
+    tick_s: float | None = None
+    beat_s: float | None = None
+
+
+class Clock:
+    """Fires beats and wakes the readers whose turn it is. Fulfils `ports.Pace`."""
+
+    def __init__(
+        self,
+        rhythm: Rhythm | None = None,
+        *,
+        cpu: Callable[[], float] = time.process_time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Steer by the process's own CPU time unless the rhythm is fixed."""
+        self._rhythm = rhythm or Rhythm()
+        self._cpu = cpu
+        self._now = now
+        self.beat_s = self._rhythm.beat_s or BEAT_S
+        self.ticks = self._fixed_ticks() or 1
+        self._number = 0
+        self._turns: dict[int, list[asyncio.Future[None]]] = {}
+        self._next = now()
+        self._steered = (now(), cpu())
+        #: Beats, and the readers that they woke, since the last steering.
+        self._beats = self._woken = 0
+
+    @property
+    def tick_s(self) -> float:
+        """How long a stream sleeps between two reads."""
+        return self.ticks * self.beat_s
+
+    async def tick(self, key: int) -> None:
+        """Return on the next beat that is this key's."""
+        turn = self._number + 1 + (key - self._number - 1) % self.ticks
+        future = asyncio.get_running_loop().create_future()
+        self._turns.setdefault(turn, []).append(future)
+        await future
+
+    async def beat(self) -> None:
+        """Sleep until the next beat, wake the readers of its turn, return when they have read."""
+        # By the clock, not after the last one: reading and parsing must not stretch the tick.
+        self._next = max(self._next + self.beat_s, self._now())
+        await asyncio.sleep(self._next - self._now())
+        self._number += 1
+        # A shrinking tick may leave turns behind; they are due as well.
+        for turn in [t for t in self._turns if t <= self._number]:
+            for future in self._turns.pop(turn):
+                if not future.done():
+                    future.set_result(None)
+                    self._woken += 1
+        self._beats += 1
+        # Wake, resume the socket, poll, receive, parse: five rounds of the loop.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self._steer()
+
+    def committed(self, seconds: float) -> None:
+        """Learn how long a commit took: a beat is at least as long. From any thread."""
+        if self._rhythm.beat_s is None:
+            wanted = min(max(BEAT_S, seconds), MAX_BEAT_S)
+            # Slowly both ways: one commit that a checkpoint held up says little.
+            self.beat_s += 0.2 * (wanted - self.beat_s)
+
+    def _steer(self) -> None:
+        at, cpu = self._steered
+        elapsed = self._now() - at
+        if elapsed < STEER_S:
+            return
+        used = self._cpu()
+        busy = (used - cpu) / elapsed
+        self._steered = (at + elapsed, used)
+        crowd = self._woken / max(1, self._beats)
+        self._beats = self._woken = 0
+        if self._rhythm.tick_s is not None:
+            self.ticks = self._fixed_ticks()
+            return
+        most = max(1, int(MAX_TICK_S / self.beat_s))
+        if busy > BUSY or crowd > SHARE:
+            self.ticks += max(1, self.ticks // 4)
+        elif busy < CALM and self.ticks > 1 and crowd * self.ticks <= SHARE * (self.ticks - 1):
+            self.ticks -= 1
+        self.ticks = min(self.ticks, most)
+
+    def _fixed_ticks(self) -> int:
+        if self._rhythm.tick_s is None:
+            return 0
+        return max(1, round(self._rhythm.tick_s / self.beat_s))
