@@ -1,0 +1,1 @@
+"""The person's door: the `tokenspool` command. Nothing imports it but `python -m tokenspool`."""

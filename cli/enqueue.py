@@ -1,0 +1,99 @@
+"""`tokenspool enqueue`: take inputs in for a `run` or a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import request as asking
+from cli.invocation import SPOOL
+from cli.options import command_app, invocation
+from cli.printing import say, show_json
+from cli.roots import checked_root
+from tokenspool.database import Database
+from tokenspool.errors import UsageError
+from tokenspool.inputs.reading import stem_of
+from tokenspool.model import Resume
+from tokenspool.names import DEFAULT_NAME
+
+app = command_app()
+
+
+@app.command()
+def enqueue(  # noqa: PLR0913 - an option each
+    ctx: typer.Context,
+    inputs: asking.Inputs = None,
+    *,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Else the stem of INPUT.")
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(min=-(2**31), max=2**31 - 1, help="Higher runs first.")
+    ] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where the texts go.")
+    ] = None,
+    model: asking.Model = None,
+    base_url: asking.BaseUrl = None,
+    api: asking.Api = "chat",
+    resume: asking.ResumeBy = Resume.AUTO,
+    max_output_tokens: asking.MaxOutputTokens = None,
+    max_continuations: asking.MaxContinuations = None,
+    max_attempts: asking.MaxAttempts = None,
+    on_seam: asking.OnSeam = "mark",
+    name: asking.Name = DEFAULT_NAME,
+    skip_invalid: asking.SkipInvalid = False,
+    dry_run: asking.DryRun = False,
+) -> int:
+    """Enqueue INPUT: all of it, or nothing if a line is bad."""
+    asked = invocation(ctx)
+    settings = asked.settings(
+        model=model,
+        base_url=base_url,
+        max_continuations=max_continuations,
+        max_attempts=max_attempts,
+    )
+    if not inputs:
+        msg = "say what to enqueue: tokenspool enqueue INPUT…; - is standard input"
+        raise UsageError(msg)
+    wanted = asking.request(
+        settings,
+        batch=batch or _stem(inputs),
+        api=api,
+        resume=resume,
+        max_output_tokens=max_output_tokens,
+        on_seam=on_seam,
+        name=name,
+        skip_invalid=skip_invalid,
+        dry_run=dry_run,
+        priority=priority,
+    )
+    # Before the database is made: with -o it may be made in there.
+    root = None if output is None else checked_root(output, make=not dry_run)
+    with asked.taking(settings, folder=output, last=True, dry_run=dry_run) as database:
+        root = root or checked_root(_beside(database), make=not dry_run)
+        taken = asking.take_in(database, inputs, wanted, root=root)
+    if asked.as_json:
+        show_json(asking.taken_document(wanted.defaults.batch, taken))
+    else:
+        say(f"batch {wanted.defaults.batch!r}: {asking.said(taken)}")
+    return 0
+
+
+def _stem(inputs: list[str]) -> str:
+    """Name the batch after its input; several inputs are one batch only if a person says so."""
+    stems = {stem_of(path) for path in inputs}
+    if len(stems) > 1:
+        msg = "several inputs are one batch, and it needs a name: --batch NAME"
+        raise UsageError(msg)
+    return stems.pop()
+
+
+def _beside(database: Database) -> Path:
+    """Give the folder whose database this is."""
+    if database.path is not None and database.path.parent.name == SPOOL.parent.name:
+        return database.path.parent.parent
+    msg = "say where the texts go: -o DIR"
+    raise UsageError(msg)

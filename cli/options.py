@@ -1,0 +1,66 @@
+"""Options and checks that several commands share."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from cli.invocation import Invocation
+from tokenspool.errors import ErrorKind, UsageError
+from tokenspool.model import JobState
+
+E = TypeVar("E", bound=StrEnum)
+
+#: The folder of a run; it means `DIR/.tokenspool/spool.db`.
+Folder = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder of a run.")
+]
+BatchName = Annotated[str | None, typer.Option("--batch", metavar="NAME", help="Only this batch.")]
+ErrorName = Annotated[
+    str | None, typer.Option("--error", metavar="KIND", help="Only jobs that failed like this.")
+]
+
+
+def command_app() -> typer.Typer:
+    """Make the application of one command's file: plain help, one way of completion for all."""
+    return typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def invocation(ctx: typer.Context) -> Invocation:
+    """Give what stands everywhere."""
+    found = ctx.find_object(Invocation)
+    if found is None:  # the group's callback always makes it
+        raise TypeError(ctx.command_path)
+    return found
+
+
+def error_kind(name: str | None) -> ErrorKind | None:
+    """Give the error kind that is meant; raises `UsageError` naming those there are."""
+    return None if name is None else _one_of(ErrorKind, name, "error kind")
+
+
+def job_state(name: str | None) -> JobState | None:
+    """Give the state that is meant; raises `UsageError` naming those there are."""
+    return None if name is None else _one_of(JobState, name, "state")
+
+
+def _one_of(kinds: type[E], name: str, what: str) -> E:
+    try:
+        return kinds(name)
+    except ValueError as error:
+        msg = f"there is no {what} {name!r}; there are: {', '.join(kinds)}"
+        raise UsageError(msg) from error
+
+
+def who() -> str:
+    """Name the person for the audit."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}@{socket.gethostname()}"

@@ -1,0 +1,171 @@
+"""`tokenspool run`: enqueue, and work until all is done; the same command again resumes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import request as asking
+from cli.documents import status_document
+from cli.ending import ending
+from cli.invocation import Invocation
+from cli.logs import log_to_stderr
+from cli.options import command_app, invocation
+from cli.preflight import Preflight
+from cli.printing import say, show_json
+from cli.progress import RunProgress
+from cli.roots import checked_root
+from pipeline.retry import RetryPolicy
+from pipeline.watch import Timeouts
+from tokenspool.database import Database
+from tokenspool.errors import UsageError
+from tokenspool.model import JobState, Resume
+from tokenspool.names import DEFAULT_NAME, word_from
+from tokenspool.settings import Settings
+from tokenspool.store import reads
+from tokenspool.store.intake.options import checked_url
+from worker.clock import Rhythm
+from worker.local import RunOptions, RunResult, run_local
+from worker.lock import RunnerLock
+from worker.wiring import Tuning
+
+app = command_app()
+
+
+@app.command()
+def run(  # noqa: PLR0913 - an option each
+    ctx: typer.Context,
+    inputs: asking.Inputs = None,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="For the texts.")],
+    streams: Annotated[int | None, typer.Option(min=1, help="Streams at once.")] = None,
+    model: asking.Model = None,
+    base_url: asking.BaseUrl = None,
+    api: asking.Api = "chat",
+    resume: asking.ResumeBy = Resume.AUTO,
+    max_output_tokens: asking.MaxOutputTokens = None,
+    max_continuations: asking.MaxContinuations = None,
+    max_attempts: asking.MaxAttempts = None,
+    endpoint_patience: asking.Patience = None,
+    on_seam: asking.OnSeam = "mark",
+    name: asking.Name = DEFAULT_NAME,
+    skip_invalid: asking.SkipInvalid = False,
+    dry_run: asking.DryRun = False,
+) -> int:
+    """Enqueue INPUT and work until all is done; without INPUT work off what is queued in DIR."""
+    asked = invocation(ctx)
+    log_to_stderr(debug=asked.debug)
+    settings = asked.settings(
+        model=model,
+        base_url=base_url,
+        streams=streams,
+        max_continuations=max_continuations,
+        max_attempts=max_attempts,
+        endpoint_patience_s=endpoint_patience,
+    )
+    wanted = asking.request(
+        settings,
+        batch=word_from(output.absolute().name),
+        api=api,
+        resume=resume,
+        max_output_tokens=max_output_tokens,
+        on_seam=on_seam,
+        name=name,
+        skip_invalid=skip_invalid,
+        dry_run=dry_run,
+    )
+    if not inputs:
+        with asked.opened(settings, folder=output) as database:
+            return _work(database, asked, settings, output)
+    root = checked_root(output, make=not dry_run)
+    with asked.taking(settings, folder=output, dry_run=dry_run) as database:
+        if dry_run:
+            return _try(database, asked, inputs, wanted, root)
+        with _alone(database):
+            preflight = Preflight(settings)
+            taken = asking.take_in(database, inputs, wanted, root=root, check=preflight.check)
+            say(asking.said(taken))
+            return _end(asked, database, output, _run(database, settings))
+
+
+def _try(
+    database: Database,
+    asked: Invocation,
+    inputs: list[str],
+    wanted: asking.Request,
+    root: str,
+) -> int:
+    taken = asking.take_in(database, inputs, wanted, root=root)
+    if asked.as_json:
+        show_json(asking.taken_document(wanted.defaults.batch, taken))
+    else:
+        say(asking.said(taken))
+    return 0
+
+
+def _work(database: Database, asked: Invocation, settings: Settings, output: Path) -> int:
+    with _alone(database):
+        return _end(asked, database, output, _run(database, settings))
+
+
+@contextlib.contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """Be the only runner of this database, from before the first job is enqueued."""
+    if database.path is None:
+        msg = "run works on a SQLite file; for PostgreSQL enqueue, and start workers"
+        raise UsageError(msg)
+    lock = RunnerLock(database.path)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(database: Database, settings: Settings) -> RunResult:
+    tuning = Tuning(
+        database=database,
+        streams=settings.streams,
+        budget_bytes=settings.budget_bytes,
+        max_event_bytes=settings.max_event_bytes,
+        max_output_bytes=settings.max_output_bytes,
+        connect_timeout_s=settings.connect_timeout_s,
+        timeouts=Timeouts(
+            first_byte_s=settings.first_byte_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            total_s=settings.total_timeout_s,
+        ),
+        rhythm=Rhythm(
+            tick_s=None if settings.tick_s == "auto" else settings.tick_s,
+            beat_s=None if settings.beat_s == "auto" else settings.beat_s,
+        ),
+        retry=RetryPolicy(max_stalls=settings.max_stalls),
+        profiles={checked_url(one.url): settings.profile(one.url) for one in settings.endpoint},
+    )
+    with RunProgress() as progress:
+        return run_local(
+            RunOptions(
+                tuning=tuning,
+                endpoint_patience_s=settings.endpoint_patience_s,
+                max_crashes=settings.max_crashes,
+                on_progress=progress.show,
+            )
+        )
+
+
+def _end(asked: Invocation, database: Database, output: Path, result: RunResult) -> int:
+    """Say how it ended, and give the exit code of the contract."""
+    with database.read() as connection:
+        status = reads.status(connection)
+        failures = reads.failures(connection)
+        joints = reads.joints(connection)
+    if asked.as_json:
+        show_json(status_document(status))
+    for line in ending(status, failures, joints, output=str(output), reason=result.reason):
+        say(line)
+    failed = status.counts.jobs[JobState.FAILED]
+    return result.exit_code or (1 if failed else 0)

@@ -1,0 +1,157 @@
+"""`tokenspool verify`: the output files against the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from cli.meter import Meter
+from cli.options import BatchName, Folder, command_app, invocation
+from cli.printing import amount, say, show_json
+from pipeline.outputs.folder import FolderOutput
+from pipeline.ports import no_fault
+from tokenspool.model import JobState, Kind
+from tokenspool.store import reads
+from tokenspool.store.outcomes import Outcome, outcomes
+from tokenspool.store.text import DamagedError, read_text
+
+app = command_app()
+_READ = 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Found:
+    """The numbers of the contract."""
+
+    checked: int = 0
+    ok: int = 0
+    damaged: int = 0
+    missing: int = 0
+    repaired: int = 0
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    *,
+    batch: BatchName = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write what is damaged or missing anew.")
+    ] = False,
+    output: Folder = None,
+) -> int:
+    """Check each published file's length and SHA-256 against what the journal published.
+
+    Ends with 1 if a file is damaged or missing and was not repaired.
+    """
+    asked = invocation(ctx)
+    found = _Found()
+    with asked.opened(asked.settings(), folder=output) as database, Meter() as meter:
+        with database.read() as connection:
+            chosen = None if batch is None else reads.batch_id(connection, batch)
+            total = reads.counts(connection, batch=chosen).jobs[JobState.DONE]
+        for snapshot, outcome in outcomes(
+            database, batch_id=chosen, states=[JobState.DONE], details=False
+        ):
+            _check(snapshot, outcome, found, repair=repair)
+            meter.show(f"{found.checked:,} of {amount(total, 'file')} checked")
+    left = found.damaged + found.missing - found.repaired
+    if asked.as_json:
+        show_json({name: getattr(found, name) for name in _Found.__slots__})
+    else:
+        say(
+            f"{amount(found.checked, 'file')} checked: {found.ok:,} ok, {found.damaged:,} damaged,"
+            f" {found.missing:,} missing, {found.repaired:,} repaired"
+        )
+        if left and not repair:
+            say("`tokenspool verify --repair` writes them anew from the journal")
+    return 1 if left else 0
+
+
+def _check(connection: sa.Connection, outcome: Outcome, found: _Found, *, repair: bool) -> None:
+    """Check one file, and write it anew where that is wanted and needed."""
+    found.checked += 1
+    problem = _problem(outcome)
+    if problem is None:
+        found.ok += 1
+        return
+    is_missing = problem == "missing"
+    found.missing += is_missing
+    found.damaged += not is_missing
+    if repair:
+        failed = _repair(connection, outcome)
+        found.repaired += failed is None
+        problem += f", and cannot be repaired: {failed}" if failed else ", repaired"
+    say(f"{outcome.path}: {problem}")
+
+
+def _problem(outcome: Outcome) -> str | None:
+    """Say what is wrong with a job's file; None when nothing is."""
+    if "://" in outcome.root:
+        return "not a folder on this machine"
+    try:
+        file = os.open(outcome.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"damaged, it cannot be read ({error.strerror})"
+    try:
+        return _difference(file, outcome)
+    except OSError as error:
+        return f"damaged, it cannot be read ({error.strerror})"
+    finally:
+        os.close(file)
+
+
+def _difference(file: int, outcome: Outcome) -> str | None:
+    about = os.fstat(file)
+    if not stat.S_ISREG(about.st_mode):
+        return "damaged, it is not a file"
+    if about.st_size != outcome.length:
+        return f"damaged, it has {about.st_size:,} bytes instead of {outcome.length:,}"
+    return None if _digest(file) == outcome.sha256 else "damaged, its bytes are others"
+
+
+def _digest(file: int) -> bytes:
+    digest = hashlib.sha256()
+    while data := os.read(file, _READ):
+        digest.update(data)
+    return digest.digest()
+
+
+def _repair(connection: sa.Connection, outcome: Outcome) -> str | None:
+    """Write a file anew from the journal; say why not when it cannot be."""
+    if outcome.is_pruned:
+        return "its text was pruned from the journal"
+    job = outcome.as_job()
+    try:
+        part = FolderOutput(outcome.root).open(job)
+    except OSError as error:
+        return str(error.strerror)
+    try:
+        digest, at = hashlib.sha256(), 0
+        for data in _journal(connection, outcome):
+            part.write(data, at=at)
+            digest.update(data)
+            at += len(data)
+        if (at, digest.digest()) != (outcome.length, outcome.sha256):
+            os.unlink(part.name, dir_fd=part.folder)
+            return "the journal does not hold what was published"
+        part.publish(no_fault)
+    except (OSError, DamagedError) as error:
+        return str(error)
+    finally:
+        part.close()
+    return None
+
+
+def _journal(connection: sa.Connection, outcome: Outcome) -> Iterator[bytes]:
+    point = outcome.checkpoint
+    return read_text(connection, outcome.id, edition=point.edition, kind=Kind.TEXT, stop=point.text)
