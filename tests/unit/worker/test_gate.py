@@ -1,0 +1,225 @@
+"""The gate: an endpoint in trouble is paused for all, tried again with one, and comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from tokenspool.errors import ErrorKind, StreamError
+from worker.gate import PROBE_CAP_S, PROBE_S, RETRY_AFTER_CAP_S, SERVER_ERRORS, Gate
+
+DOWN = StreamError(ErrorKind.CONNECT, "connection refused")
+BUSY = StreamError(ErrorKind.RATE_LIMITED, "too many requests")
+SERVER = StreamError(ErrorKind.SERVER, "internal error")
+
+
+@dataclass
+class Time:
+    """A clock that is told the time."""
+
+    at: float = 1000.0
+
+    def gate(self, slots: int = 8) -> Gate:
+        """Make a gate on it."""
+        return Gate(slots, clock=lambda: self.at)
+
+
+def test_it_begins_open_with_room_for_every_slot() -> None:
+    """Nothing is known against the endpoint."""
+    gate = Time().gate()
+    gate.in_flight = 3
+
+    assert gate.is_open
+    assert gate.room() == 5
+    assert (gate.state.state, gate.state.reason, gate.state.retry_in_s) == ("up", None, None)
+
+
+def test_an_endpoint_that_is_down_is_tried_with_one_after_a_pause() -> None:
+    """Ten thousand jobs do not burn their attempts on it."""
+    time = Time()
+    gate = time.gate()
+
+    gate.failed(DOWN)
+    paused = gate.room()
+    time.at += 1.3 * PROBE_S
+
+    assert (paused, gate.room()) == (0, 1)
+    assert not gate.is_open
+    assert gate.down_since == 1000.0
+    assert (gate.state.state, gate.reason) == ("down", "connection refused")
+
+
+def test_it_comes_back_at_one_and_doubles() -> None:
+    """A server that just started is not met by all of them at once."""
+    time = Time()
+    gate = time.gate(slots=6)
+    gate.failed(DOWN)
+    time.at += 60
+
+    rooms = []
+    for _ in range(4):
+        gate.answered()
+        gate.spoke()
+        rooms.append(gate.room())
+
+    assert rooms == [2, 4, 6, 6]
+    assert gate.is_open
+    assert gate.down_since is None
+
+
+def test_its_pauses_double_to_their_cap() -> None:
+    """Half a second at first, half a minute at most, each with a little chance."""
+    time = Time()
+    gate = time.gate()
+    waits = []
+    for _ in range(12):
+        gate.failed(DOWN)
+        wait = gate.state.retry_in_s
+        assert wait is not None
+        waits.append(wait)
+        time.at += wait + 0.001
+
+    for number, wait in enumerate(waits):
+        expected = min(PROBE_CAP_S, PROBE_S * 2**number)
+        assert 0.8 * expected <= wait <= 1.2 * expected
+
+
+def test_the_streams_that_were_in_flight_do_not_lengthen_the_pause() -> None:
+    """Two hundred of them failing together is one piece of news."""
+    gate = Time().gate(slots=200)
+    gate.failed(DOWN)
+    first = gate.state.retry_in_s
+
+    for _ in range(200):
+        gate.failed(DOWN)
+
+    assert gate.state.retry_in_s == first
+
+
+@pytest.mark.parametrize("asked_s", [0.1, 7.0, 300.0])
+def test_retry_after_is_obeyed_for_the_whole_endpoint(asked_s: float) -> None:
+    """What the provider asks for counts, not our own guess."""
+    time = Time()
+    gate = time.gate()
+
+    gate.failed(StreamError(ErrorKind.RATE_LIMITED, "slow down", retry_after_s=asked_s))
+
+    assert gate.state.retry_in_s == pytest.approx(asked_s)
+    time.at += asked_s - 0.01
+    assert gate.room() == 0
+    time.at += 0.02
+    assert gate.room() > 0
+
+
+def test_a_later_longer_retry_after_counts_and_a_shorter_one_does_not() -> None:
+    """Of several answers the longest wait."""
+    gate = Time().gate()
+
+    for asked_s in (5.0, 60.0, 10.0):
+        gate.failed(StreamError(ErrorKind.OVERLOADED, "slow down", retry_after_s=asked_s))
+
+    assert gate.state.retry_in_s == pytest.approx(60.0)
+
+
+def test_an_absurd_retry_after_is_believed_for_an_hour() -> None:
+    """A header with a date in another century must not stop the work for ever."""
+    gate = Time().gate()
+
+    gate.failed(StreamError(ErrorKind.RATE_LIMITED, "slow down", retry_after_s=1e9))
+
+    assert gate.state.retry_in_s == pytest.approx(RETRY_AFTER_CAP_S)
+
+
+@pytest.mark.parametrize(("in_flight", "limit"), [(8, 4), (1, 1), (0, 1)])
+def test_a_busy_endpoint_gets_half_as_many(in_flight: int, limit: int) -> None:
+    """It is there, so more than one may try."""
+    gate = Time().gate()
+    gate.in_flight = in_flight
+
+    gate.failed(BUSY)
+
+    assert gate.limit == limit
+    assert gate.state.state == "busy"
+    assert gate.down_since is None
+
+
+def test_server_errors_in_a_row_are_the_endpoints_fault() -> None:
+    """A few are the jobs' own; with answers between them they stay so."""
+    gate = Time().gate()
+
+    for _ in range(3):
+        for _ in range(SERVER_ERRORS - 1):
+            gate.failed(SERVER)
+        assert gate.is_open
+        gate.answered()
+        gate.spoke()
+    for _ in range(SERVER_ERRORS):
+        gate.answered()  # accepted, and then it failed
+        gate.failed(SERVER)
+
+    assert not gate.is_open
+    assert gate.state.state == "down"
+
+
+@pytest.mark.parametrize(
+    ("error", "unknown_model"),
+    [
+        (StreamError(ErrorKind.AUTH, "wrong key"), False),
+        (StreamError(ErrorKind.REQUEST, "no such model", code="model_not_found"), True),
+    ],
+)
+def test_what_waiting_does_not_mend_is_refused(error: StreamError, unknown_model: bool) -> None:
+    """No job is sent to it until a person has done something, and a new run tries afresh."""
+    time = Time()
+    gate = time.gate()
+
+    gate.failed(error)
+    time.at += 1e6
+
+    assert gate.room() == 0
+    assert gate.is_refused
+    assert gate.is_unknown_model is unknown_model
+    assert gate.state.retry_in_s is None
+
+
+def test_a_refusal_is_not_forgotten_for_a_lesser_trouble() -> None:
+    """A stream that broke off elsewhere does not make the key right."""
+    gate = Time().gate()
+    gate.failed(StreamError(ErrorKind.AUTH, "wrong key"))
+
+    gate.failed(DOWN)
+    gate.failed(BUSY)
+
+    assert gate.is_refused
+    assert gate.reason == "wrong key"
+
+
+@pytest.mark.parametrize(
+    "kind", [ErrorKind.NETWORK, ErrorKind.IDLE_TIMEOUT, ErrorKind.REQUEST, ErrorKind.CONTENT_FILTER]
+)
+def test_what_a_single_stream_met_pauses_nobody(kind: ErrorKind) -> None:
+    """It says nothing about the others."""
+    gate = Time().gate()
+    gate.changed = False
+
+    for _ in range(20):
+        gate.failed(StreamError(kind, "no"))
+
+    assert gate.is_open
+    assert gate.room() == 8
+    assert not gate.changed
+
+
+def test_what_people_are_shown_is_marked_as_changed() -> None:
+    """The state is written down only when it is another one."""
+    gate = Time().gate()
+    gate.changed = False
+
+    gate.answered()
+    unchanged = gate.changed
+    gate.failed(DOWN)
+    paused, gate.changed = gate.changed, False
+    gate.answered()
+
+    assert (unchanged, paused, gate.changed) == (False, True, True)
