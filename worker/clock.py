@@ -19,10 +19,13 @@ BEAT_S = 0.05
 MAX_BEAT_S = 0.5
 MAX_TICK_S = 0.5
 #: Streams that are read on one beat, at most, while the tick may still grow.
-SHARE = 350
+SHARE = 400
 #: Share of one core at which ticks grow, and below which they may shrink.
-BUSY, CALM = 0.65, 0.5
+BUSY, CALM = 0.8, 0.65
 STEER_S = 1.0
+#: So much growth of the streams from one steering to the next is a start: making requests costs
+#: more than reading answers, and is over before longer ticks would help.
+STARTING = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class Clock:
         self._steered = (now(), cpu())
         #: Beats, and the readers that they woke, since the last steering.
         self._beats = self._woken = 0
+        self._readers = 0.0
 
     @property
     def tick_s(self) -> float:
@@ -103,13 +107,15 @@ class Clock:
         self._steered = (at + elapsed, used)
         crowd = self._woken / max(1, self._beats)
         self._beats = self._woken = 0
+        before, self._readers = self._readers, crowd * self.ticks
         if self._rhythm.tick_s is not None:
             self.ticks = self._fixed_ticks()
             return
         most = max(1, int(MAX_TICK_S / self.beat_s))
-        if busy > BUSY or crowd > SHARE:
+        is_starting = self._readers > STARTING * before
+        if crowd > SHARE or (busy > BUSY and not is_starting):
             self.ticks += max(1, self.ticks // 4)
-        elif busy < CALM and self.ticks > 1 and crowd * self.ticks <= SHARE * (self.ticks - 1):
+        elif busy < CALM and self.ticks > 1 and self._readers <= SHARE * (self.ticks - 1):
             self.ticks -= 1
         self.ticks = min(self.ticks, most)
 

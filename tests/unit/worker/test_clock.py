@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from worker.clock import BEAT_S, MAX_BEAT_S, MAX_TICK_S, SHARE, STEER_S, Clock, Rhythm
+from worker.clock import BEAT_S, BUSY, CALM, MAX_BEAT_S, MAX_TICK_S, SHARE, STEER_S, Clock, Rhythm
 
 QUICK = 0.0001
 
@@ -131,7 +131,7 @@ async def test_ticks_grow_while_the_process_is_busy_and_shrink_when_it_is_calm()
     for _ in range(30):
         await machine.steer(clock, busy=0.9)
     longest = clock.tick_s
-    await machine.steer(clock, busy=0.5)
+    await machine.steer(clock, busy=(BUSY + CALM) / 2)
     between = clock.tick_s
     for _ in range(30):
         await machine.steer(clock, busy=0.1)
@@ -150,6 +150,20 @@ async def test_ticks_grow_until_a_beat_does_not_wake_too_many() -> None:
     await machine.steer(clock, busy=0.1, crowd=SHARE)
 
     assert grown == clock.ticks == 2
+
+
+async def test_a_process_that_is_busy_starting_streams_keeps_its_ticks() -> None:
+    """What a start costs is over soon; the longer ticks would lose text for seconds after it."""
+    machine = Machine()
+    clock = machine.clock()
+
+    await machine.steer(clock, busy=1.0, crowd=100)
+    await machine.steer(clock, busy=1.0, crowd=300)
+    started = clock.ticks
+    await machine.steer(clock, busy=1.0, crowd=310)
+
+    assert started == 1
+    assert clock.ticks == 2
 
 
 async def test_fixed_values_are_not_steered() -> None:
