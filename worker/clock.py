@@ -20,7 +20,7 @@ MAX_BEAT_S = 0.5
 MAX_TICK_S = 0.5
 #: Streams that are read on one beat, at most, while the tick may still grow.
 SHARE = 400
-#: Share of one core at which ticks grow, and below which they may shrink.
+#: Share of the time that the loop works at which ticks grow, and below which they may shrink.
 BUSY, CALM = 0.8, 0.65
 STEER_S = 1.0
 #: So much growth of the streams from one steering to the next is a start: making requests costs
@@ -43,10 +43,10 @@ class Clock:
         self,
         rhythm: Rhythm | None = None,
         *,
-        cpu: Callable[[], float] = time.process_time,
+        cpu: Callable[[], float] = time.thread_time,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Steer by the process's own CPU time unless the rhythm is fixed."""
+        """Steer by the CPU time of the loop's thread unless the rhythm is fixed."""
         self._rhythm = rhythm or Rhythm()
         self._cpu = cpu
         self._now = now
