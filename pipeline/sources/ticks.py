@@ -16,6 +16,7 @@ MAX_WHOLE_BYTES = 8 * 1024 * 1024
 #: Of a refusal's text this much is read, for this long: its status says the most of it.
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 5.0
+_CLOSED = "the connection was closed in the middle of the answer"
 
 
 class TickStream(httpx2.AsyncByteStream):
@@ -37,6 +38,10 @@ class TickStream(httpx2.AsyncByteStream):
         # every chunk that is taken out of its buffer: a twelfth of all the processor's time.
         if hasattr(self._content, "_low_water"):
             self._content._low_water = 0  # noqa: SLF001 - there is no other way to it
+        if self._socket is not None and self._socket.get_extra_info("ssl_object") is not None:
+            # Under TLS a paused transport goes on taking in 256 KiB of what is still encrypted,
+            # beside every budget, and wakes the loop for each record of it.
+            self._socket.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
         self._pace = pace
         self._key = key
         self._enough = enough
@@ -48,22 +53,35 @@ class TickStream(httpx2.AsyncByteStream):
 
         Raises `httpx2.RemoteProtocolError` when the body is cut.
         """
-        content, socket = self._content, self._socket
-        if self._paused and self._protocol is not None:
+        if self._paused:
             if rested and not self._fast:
                 await self._pace.tick(self._key)
-            self._paused = False
-            self._protocol.resume_reading()
+            self._resume()
         try:
-            data = await content.readany()
+            data = await self._content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise _cut(error) from error
-        # After its end the connection may serve another request already: it is not ours to pause.
-        if socket is not None and not content.is_eof():
-            socket.pause_reading()
-            self._paused = True
-            self._fast = len(data) >= self._enough
+        except RuntimeError as error:
+            if self._protocol is not None and self._protocol.connected:
+                raise
+            # aiohttp's way to say that the connection went while nothing was being read.
+            raise httpx2.RemoteProtocolError(_CLOSED) from error
+        self._fast = len(data) >= self._enough
+        self._pause()
         return data
+
+    def _pause(self) -> None:
+        """Let the kernel gather; the parser has nothing left to hold back."""
+        # After its end the connection may serve another request already: it is not ours to pause.
+        if self._socket is not None and not self._content.is_eof():
+            self._socket.pause_reading()
+            self._paused = True
+
+    def _resume(self) -> None:
+        """Take in again, by way of the protocol: its parser may hold what came before the pause."""
+        self._paused = False
+        if self._protocol is not None:
+            self._protocol.resume_reading()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the whole body, for those who want all of it.
@@ -105,7 +123,7 @@ def _cut(error: Exception) -> httpx2.TransportError:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return httpx2.ReadTimeout("nothing came in time")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return httpx2.RemoteProtocolError("the connection was closed in the middle of the answer")
+        return httpx2.RemoteProtocolError(_CLOSED)
     return httpx2.ReadError(f"the connection was lost: {error}")
 
 

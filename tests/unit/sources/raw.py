@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,11 +50,12 @@ class RawServer:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     #: Bytes that the kernel took from us.
     sent: int = 0
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.scheme}://127.0.0.1:{self.port}/v1"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, request after request."""
@@ -113,9 +115,11 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 @contextlib.asynccontextmanager
-async def raw_server(*scripts: Sequence[Step]) -> AsyncIterator[RawServer]:
+async def raw_server(
+    *scripts: Sequence[Step], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """Serve scripts on a free port."""
-    server = RawServer(list(scripts))
+    server = RawServer(list(scripts), scheme="http" if tls is None else "https")
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +131,7 @@ async def raw_server(*scripts: Sequence[Step]) -> AsyncIterator[RawServer]:
             await server.serve(reader, writer)
         tasks.discard(task)
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     try:
         yield server

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from dataclasses import dataclass, field
 
+import aiohttp
 import httpx2
 import pytest
 
@@ -24,6 +25,7 @@ from tests.unit.sources.raw import (
     raw_server,
     text,
 )
+from tests.unit.sources.tls import serving, trusting
 from tokenspool.model import Kind
 
 ANSWER = chunked(text("Hello"), STOP, DONE)
@@ -91,6 +93,27 @@ async def test_a_stream_that_is_not_pulled_stops_the_server() -> None:
     assert stopped < 2 * 1024 * 1024
     # It went on as far as was read, and stopped again.
     assert 3 * stopped < later < received + 2 * 1024 * 1024
+
+
+async def test_under_tls_a_resting_socket_stops_taking_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what is still encrypted: a thousand streams would hold 256 MiB beside the budget."""
+    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting())
+    transport = TickTransport(pace=Unpaced(), receive_bytes=16384)
+    script: list[Step] = [head(), b"one", *[b"x" * 4096] * 2000, HANG]
+    async with raw_server(script, tls=serving()) as server:
+        request = httpx2.Request("GET", server.url)
+        response = await transport.handle_async_request(request)
+        body: TickStream = response.extensions[TICKS]
+        await body.read()
+        sent = -1
+        while sent != server.sent:
+            sent = server.sent
+            await asyncio.sleep(0.05)
+        held = body._socket.get_read_buffer_size()  # type: ignore[union-attr]
+        body.close()
+    await transport.aclose()
+
+    assert 0 < held < 128 * 1024
 
 
 async def test_a_resting_socket_receives_nothing() -> None:
