@@ -115,7 +115,7 @@ class ChatSource:
         )
         stream: TickStream = response.extensions[TICKS]
         headers = dict(response.headers)
-        return Opened(request_id=request_id(headers), headers=headers), stream
+        return Opened(request_id=request_id(headers, self._site.secret), headers=headers), stream
 
     def _client(self, turn: Turn) -> openai.AsyncOpenAI:
         url = self._endpoint.url

@@ -19,6 +19,8 @@ from pipeline.sources.waiting import retry_after_s
 from tokenspool.errors import ErrorKind, StreamError
 
 MAX_MESSAGE = 500
+#: Of what is shown to a person this much is looked at.
+EXCERPT_BYTES = 2048
 #: Stands for a key where a server wants none: an everyday word, no secret.
 NO_KEY = "none"
 MODEL_NOT_FOUND = "model_not_found"
@@ -166,7 +168,7 @@ def _refusal(error: openai.APIStatusError, site: Site) -> StreamError:
     status, headers = error.status_code, error.response.headers
     said = read_error(error.body)
     if not said.message and not isinstance(error.body, Mapping):
-        said = Said(message=error.response.text[: 4 * MAX_MESSAGE])
+        said = Said(message=excerpt(error.response.content, site.secret))
     message = clean(said.message, site.secret) or "without a reason"
     return StreamError(
         kind_of(said, status),
@@ -174,15 +176,15 @@ def _refusal(error: openai.APIStatusError, site: Site) -> StreamError:
         status=status,
         retry_after_s=retry_after_s(headers, said.message),
         code=_code(said, status),
-        request_id=request_id(headers),
+        request_id=request_id(headers, site.secret),
     )
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
+def request_id(headers: Mapping[str, str], secret: str) -> str | None:
     """Give the provider's own name of a request, by which it can be asked about."""
     for name in ("x-request-id", "request-id", "x-generation-id", "apim-request-id"):
         if found := headers.get(name):
-            return found[:200]
+            return clean(found, secret)[:200]
     return None
 
 
@@ -214,6 +216,15 @@ def _is_no_model(said: Said, status: int | None) -> bool:
     if said.code in {MODEL_NOT_FOUND, "DeploymentNotFound"}:
         return True
     return status in {400, 404} and _NO_MODEL.search(said.message) is not None
+
+
+def excerpt(data: bytes, secret: str) -> str:
+    """Give the beginning of what a server sent, as one line for a person, without the key."""
+    text = data[:EXCERPT_BYTES].decode("utf-8", "replace")
+    if len(data) >= EXCERPT_BYTES and secret:
+        # What the cut left of a key would not be known as one any more.
+        text = text.replace(secret, "***")[: -len(secret)]
+    return clean(text, secret)
 
 
 def clean(text: str, secret: str = "") -> str:

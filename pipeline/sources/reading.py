@@ -9,7 +9,7 @@ import httpx2
 
 from pipeline.ports import Delta, Finish
 from pipeline.sources.chunks import parse, to_chunk
-from pipeline.sources.failures import Site, clean, error_in_answer, failure_of
+from pipeline.sources.failures import EXCERPT_BYTES, Site, error_in_answer, excerpt, failure_of
 from pipeline.sources.reply import Reply
 from pipeline.sources.settings import SourceSettings
 from pipeline.sources.sse import SseReader, is_foreign
@@ -18,8 +18,6 @@ from tokenspool.errors import ErrorKind, StreamError
 
 #: How long the connection of a finished answer may take to end, to serve another request.
 END_S = 0.1
-#: Of an answer without a single event this much is kept, to show what it was.
-SHOWN_BYTES = 2048
 
 
 class Reading:
@@ -117,7 +115,7 @@ class Reading:
         """Find out by the first bytes whether this is an event stream; collect it if not."""
         if self._document is None:
             unknown = not self._head.strip()
-            self._head += data[: SHOWN_BYTES - len(self._head)]
+            self._head += data[: EXCERPT_BYTES - len(self._head)]
             if not (unknown and is_foreign(self._head)):
                 return False
             self._document = []
@@ -169,7 +167,7 @@ class Reading:
         return None
 
     def _malformed(self, what: str, body: bytes) -> StreamError:
-        shown = clean(body[:SHOWN_BYTES].decode("utf-8", "replace"), self._site.secret)[:120]
+        shown = excerpt(body, self._site.secret)[:120]
         return StreamError(ErrorKind.MALFORMED, f"{self._site.host} sent {what}: {shown}")
 
     def counts(self) -> Mapping[str, int]:

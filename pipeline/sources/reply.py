@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.ports import Delta, Finish, Usage
 from pipeline.sources.calls import Calls, function_line
 from pipeline.sources.chunks import Bad, Choice, Chunk, Part, Tokens, decode_many
-from pipeline.sources.failures import Site, clean, error_in_answer
+from pipeline.sources.failures import Site, clean, error_in_answer, excerpt
 from pipeline.sources.finishes import read_finish
 from pipeline.sources.runs import Runs
 from pipeline.sources.settings import SourceSettings
@@ -156,12 +156,12 @@ class Reply:
             self._runs.add(Kind.TOOL, function_line(part.function_call))
 
     def _end(self, choice: Choice) -> None:
-        found = read_finish(choice.finish_reason or "")
+        reason = clean(choice.finish_reason or "", self._site.secret)
+        found = read_finish(reason)
         if found is None or (self.finish is not None and not self.late):
             return
         if isinstance(found, ErrorKind):
-            said = clean(choice.finish_reason or "")
-            msg = f"{self._site.host} stopped the answer (finish reason {said!r})"
+            msg = f"{self._site.host} stopped the answer (finish reason {reason!r})"
             self.failure = StreamError(found, msg)
         else:
             self.finish = found
@@ -185,8 +185,8 @@ class Reply:
         self._bad_in_row += 1
         most = self._settings.max_malformed
         if self._bad_in_row > most or self._bad > most + self._events // 4:
-            shown = clean(payload[:200].decode("utf-8", "replace"), self._site.secret)
-            msg = f"{self._site.host} sent {self._bad} events that are no objects: {shown[:80]}"
+            shown = excerpt(payload, self._site.secret)[:80]
+            msg = f"{self._site.host} sent {self._bad} events that are no objects: {shown}"
             self.failure = StreamError(ErrorKind.MALFORMED, msg)
 
     def _count(self, tokens: Tokens) -> None:

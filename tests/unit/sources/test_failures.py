@@ -7,11 +7,14 @@ import openai
 import pytest
 
 from pipeline.sources.failures import (
+    EXCERPT_BYTES,
     MAX_MESSAGE,
     Site,
     clean,
     error_in_answer,
+    excerpt,
     failure_of,
+    request_id,
 )
 from tokenspool.errors import ErrorKind, StreamError
 
@@ -160,6 +163,20 @@ def test_no_key_is_ever_shown() -> None:
 def test_a_key_that_does_not_look_like_one_is_not_shown() -> None:
     """Keys have any form: what was given as the key is taken out as it is."""
     assert clean("no plain+key/01= here", "plain+key/01=") == "no *** here"
+
+
+@pytest.mark.parametrize("before", range(EXCERPT_BYTES - 40, EXCERPT_BYTES + 2))
+def test_a_key_that_the_cut_goes_through_is_not_shown(before: int) -> None:
+    """Half a key is a secret too, and it does not match the whole one any more."""
+    secret = "plainkey" * 5
+    data = b"<i>" * (before // 3) + b" " * (before % 3) + secret.encode() + b"end"
+
+    assert "plain" not in excerpt(data, secret)
+
+
+def test_a_request_id_that_echoes_the_key_is_cleaned() -> None:
+    """Some gateways send back what they were sent."""
+    assert request_id({"x-request-id": f"id-{SITE.secret}"}, SITE.secret) == "id-***"
 
 
 @pytest.mark.parametrize(
