@@ -87,10 +87,17 @@ class Journal:
 
     async def call(self, operation: Callable[[], T]) -> T:
         """Run an operation on the journal's thread, again while the database says "not now"."""
+        return await self._until_answered(self._thread, operation)
+
+    async def read(self, operation: Callable[[], T]) -> T:
+        """Run one that only reads beside the beats, again while the database says "not now"."""
+        return await self._until_answered(None, operation)
+
+    async def _until_answered(self, executor: Executor | None, operation: Callable[[], T]) -> T:
         wait = AWAY_S
         while True:
             try:
-                result = await asyncio.get_running_loop().run_in_executor(self._thread, operation)
+                result = await asyncio.get_running_loop().run_in_executor(executor, operation)
             except DatabaseError as error:
                 wait = await self._away(error, wait)
             else:

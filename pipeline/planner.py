@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from pipeline import resume
@@ -133,7 +132,7 @@ class Planner:
         async with self._site.probing:
             if self._site.known.resumes_by:
                 return
-            opening = (await self._text(0, min(self._spooler.text, 4096))).decode(errors="ignore")
+            opening = (await self._fetch(0, min(self._spooler.text, 4096))).decode(errors="ignore")
             with Live(self._parts.watch) as live:
                 self._spooler.live = live
                 try:
@@ -159,10 +158,10 @@ class Planner:
     async def _going_on(self, strategy: Resume, ask: Ask, cause: str) -> Prepared:
         length = self._spooler.text
         most = resume.MAX_PREFIX_BYTES if strategy is Resume.PREFILL else resume.MAX_HISTORY_BYTES
-        data = await self._text(max(0, length - most), length)
+        data = await self._fetch(max(0, length - most), length)
         # Cut at `most` we may stand inside a character; only history is ever cut.
         text = data.decode(errors="ignore")
-        opening = await self._text(0, min(OPENING_BYTES, length))
+        opening = await self._fetch(0, min(OPENING_BYTES, length))
         tail = ""
         join: Join
         if strategy is Resume.PREFILL:
@@ -193,11 +192,8 @@ class Planner:
             rebilled=rebilled,
         )
 
-    async def _text(self, start: int, stop: int) -> bytes:
-        """Read committed text; the spooler has been settled, so all of it is committed."""
-        return await self._fetch(start, stop)
-
     async def _fetch(self, start: int, stop: int) -> bytes:
+        """Read committed text; the spooler has been settled, so all of it is committed."""
         edition = self._spooler.durable.edition
 
         def read() -> bytes:
@@ -206,4 +202,4 @@ class Planner:
             )
             return b"".join(pieces)
 
-        return await asyncio.to_thread(read) if stop > start else b""
+        return await self._parts.journal.read(read) if stop > start else b""

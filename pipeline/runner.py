@@ -21,6 +21,7 @@ from pipeline.retry import Again, Standing, decide
 from pipeline.spooler import ClaimLostError, Spooler
 from tokenspool.errors import TRAITS, Cost, ErrorKind, StreamError, TokenspoolError
 from tokenspool.model import Completed, Ending, Failure, GaveUp, GivenBack, Job, Resume
+from tokenspool.store.text import DamagedError
 
 _log = logging.getLogger(__name__)
 #: Answers that end sooner than this do not follow one another without a pause.
@@ -47,6 +48,9 @@ async def run_job(job: Job, parts: Parts, site: Site) -> Ending | None:
             ending = GivenBack(cause="drain")
         except StreamError as error:  # the journal refused this stream's data
             ending = _gave_up(error)
+        except DamagedError as error:  # this job's alone; the others' text is whole
+            message = f"{error}; `tokenspool resume --restart` begins it anew"
+            ending = GaveUp(failure=Failure(kind=ErrorKind.STORAGE, message=message))
         except (TokenspoolError, ClaimLostError):
             raise
         except Exception as error:  # noqa: BLE001 - one job must not end the others

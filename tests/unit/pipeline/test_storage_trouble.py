@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline import journal as journal_module
 from pipeline.budget import Budget
 from pipeline.runner import run_job
-from pipeline.sources.scripted import Script
+from pipeline.sources.scripted import Cut, Script, cut_after
 from pipeline.watch import Timeouts
 from tests.unit.pipeline.bench import Bench, numbered, places
 from tests.unit.pipeline.told import OPENED, SILENCE, Told, finish, text
 from tests.unit.pipeline.waiting import a_while, until
+from tokenspool import tables as t
 from tokenspool.database import DatabaseError
 from tokenspool.errors import ErrorKind
 from tokenspool.model import Completed, Entry, GaveUp
@@ -188,6 +191,48 @@ async def test_empty_deltas_do_not_break_the_journal(tmp_path: Path) -> None:
     await bench.run_once()
 
     assert bench.file() == "ab"
+
+
+async def test_a_read_that_fails_for_now_is_tried_again(tmp_path: Path) -> None:
+    """Going on needs what is saved: a database that is away for a moment ends no run."""
+    bench = Bench(tmp_path, Script(tokens=lambda _: numbered(50), cuts=[cut_after(20)]))
+    bench.enqueue(resume="prefill")
+    store, tries = meddled(bench), 0
+    given = store.text
+
+    def away(*arguments: Any, **named: Any) -> Iterator[bytes]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise AWAY
+        return given(*arguments, **named)
+
+    store.text = away  # type: ignore[method-assign]
+    await bench.run_through()
+
+    assert tries > 1
+    assert places(bench.file()) == list(range(50))
+
+
+async def test_a_damaged_segment_fails_its_own_job_alone(tmp_path: Path) -> None:
+    """It cannot be gone on from; the others of the run are none the worse for it."""
+    bench = Bench(tmp_path, Script(tokens=lambda _: numbered(50), cuts=[Cut(after=20, error=None)]))
+    bench.enqueue(resume="prefill")
+
+    async def stop(task: asyncio.Task[Any]) -> None:
+        await until(lambda: bench.row("checkpoint", 1)["text"])
+        task.cancel()
+
+    await bench.run_once(during=stop)
+    with bench.database.write() as connection:
+        connection.execute(sa.update(t.segment).values(crc=t.segment.c.crc + 1))
+
+    ending = await bench.run_once()
+
+    assert isinstance(ending, GaveUp)
+    assert ending.failure.kind is ErrorKind.STORAGE
+    assert "is damaged; `tokenspool resume --restart` begins it anew" in ending.failure.message
+    assert bench.row("job", 1)["state"] == "failed"
 
 
 async def test_a_zombie_that_was_robbed_during_an_outage_commits_nothing(tmp_path: Path) -> None:
