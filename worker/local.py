@@ -30,7 +30,9 @@ from worker.wiring import Plant, Tuning, build_plant
 
 T = TypeVar("T")
 #: SIGTERM to exit, at most; 500 streams need one or two beats.
-DRAIN_S = 4.0
+DRAIN_S = 4.5
+#: The share of it for the worker's last row and for closing what is open.
+LAST_S = 1.0
 #: Heartbeats, lost claims, counts and endpoint states are written this often.
 HEARTBEAT_S = 2.0
 LOOK_S = 0.5
@@ -113,21 +115,15 @@ class LocalRun:
 
     async def run(self) -> RunResult:
         """Work until drained, interrupted, or out of reach of what it needs."""
-        plant = self._plant
-        await self._begin()
-        keepers = [
-            asyncio.ensure_future(work)
-            for work in (plant.journal.run(), plant.watch.run(), self._keep(), self._tell())
-        ]
-        for keeper in keepers:
-            keeper.add_done_callback(lambda _: self._wake.set())
+        keepers: list[asyncio.Future[None]] = []
         try:
-            return await self._until_stopped(self._work(keepers))
+            return await self._until_stopped(self._begin_and_work(keepers))
         finally:
-            plant.pool.drain()
-            # Past the deadline the database does not answer: what is committed is safe.
-            await plant.pool.drained(DRAIN_S)
-            await self._end(keepers)
+            # Past the deadline the database or a disk does not answer: what is committed is safe.
+            until = time.monotonic() + DRAIN_S
+            self._plant.pool.drain()
+            await self._plant.pool.drained(DRAIN_S - LAST_S)
+            await self._end(keepers, until=until)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, RunResult]) -> RunResult:
         """Work until it ends or somebody stops it, also while the database is away."""
@@ -140,6 +136,17 @@ class LocalRun:
         working.cancel()
         await asyncio.wait({working})
         return RunResult(exit_code=INTERRUPTED, reason="interrupted; run it again to go on")
+
+    async def _begin_and_work(self, keepers: list[asyncio.Future[None]]) -> RunResult:
+        await self._begin()
+        plant = self._plant
+        keepers += [
+            asyncio.ensure_future(work)
+            for work in (plant.journal.run(), plant.watch.run(), self._keep(), self._tell())
+        ]
+        for keeper in keepers:
+            keeper.add_done_callback(lambda _: self._wake.set())
+        return await self._work(keepers)
 
     # --- the loop ----------------------------------------------------------------------------
     async def _work(self, keepers: Sequence[asyncio.Future[None]]) -> RunResult:
@@ -220,16 +227,16 @@ class LocalRun:
 
         await self._write(begin)
 
-    async def _end(self, keepers: Sequence[asyncio.Future[None]]) -> None:
+    async def _end(self, keepers: Sequence[asyncio.Future[None]], *, until: float) -> None:
         plant = self._plant
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         with contextlib.suppress(TimeoutError, TokenspoolError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(until - time.monotonic() - LAST_S / 2):
                 await self._write(self._heartbeat_last)
         await plant.sites.close()
-        plant.delivery.stop(1.0)
+        plant.delivery.stop(max(0.0, until - time.monotonic()))
         plant.journal.close()
 
     def _heartbeat_last(self, connection: sa.Connection) -> None:

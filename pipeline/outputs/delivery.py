@@ -13,6 +13,7 @@ import hashlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -170,9 +171,10 @@ class Delivery:
         """End the threads once what is queued is written; False if the time ran out."""
         for one in self._threads:
             one.queue.put(None)
+        until = time.monotonic() + timeout_s
         for one in self._threads:
             if one.thread is not None:
-                one.thread.join(timeout_s)
+                one.thread.join(max(0.0, until - time.monotonic()))
         return not any(one.thread and one.thread.is_alive() for one in self._threads)
 
     def _put(self, job: Job, work: Callable[[], None]) -> None:

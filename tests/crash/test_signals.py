@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
+import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +68,33 @@ def test_what_is_received_while_draining_is_kept(stage: Stage) -> None:
     generated = stage.simulator.stats()["generated"]
     # A word is held back at each seam, and a tick's worth may still be in the sockets.
     assert generated - sum(lengths) <= 16 * 8
+
+
+@pytest.mark.slow
+def test_a_signal_is_heard_before_the_database_answers(stage: Stage) -> None:
+    """Another process writes all the time: waiting for it is no reason to be deaf."""
+    stage.enqueue(stage.prompts([50] * 4))
+    said = stage.root / "said"
+
+    with (
+        contextlib.closing(sqlite3.connect(stage.database, isolation_level=None)) as other,
+        ending(stage.start(stage.run_command(), said=said)) as run,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        wait_until(lambda: _catches(run.pid, signal.SIGTERM), of=run)
+        asked = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(PATIENCE_S) == INTERRUPTED
+        assert time.monotonic() - asked < 5
+
+    assert b"Traceback" not in said.read_bytes()
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status)
+    assert caught is not None
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 @pytest.mark.slow
