@@ -26,6 +26,9 @@ STEER_S = 1.0
 #: So much growth of the streams from one steering to the next is a start: making requests costs
 #: more than reading answers, and is over before longer ticks would help.
 STARTING = 1.1
+#: Fewer of the beats than this came: the loop does not get the core it needs. Its own CPU time
+#: does not show that.
+ON_TIME = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,37 @@ class Rhythm:
 
     tick_s: float | None = None
     beat_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a steering interval showed."""
+
+    #: Share of the time that the loop's thread was computing.
+    busy: float
+    #: Many beats came too late or not at all.
+    is_late: bool
+    #: Streams that read in ticks, now and one interval before.
+    readers: float
+    before: float
+
+
+def next_ticks(ticks: int, load: Load) -> int:
+    """Decide how many beats a tick has: longer when the loop cannot keep up, shorter when it can.
+
+    >>> next_ticks(4, Load(busy=0.9, is_late=False, readers=1000, before=1000))
+    5
+    >>> next_ticks(4, Load(busy=0.9, is_late=False, readers=1000, before=500))
+    4
+    >>> next_ticks(4, Load(busy=0.3, is_late=False, readers=1000, before=1000))
+    3
+    """
+    if load.busy > BUSY or load.is_late:
+        is_settled = 0 < load.readers <= STARTING * load.before
+        return ticks + max(1, ticks // 4) if is_settled else ticks
+    if load.busy < CALM and load.readers <= SHARE * (ticks - 1):
+        return max(1, ticks - 1)
+    return ticks
 
 
 class Clock:
@@ -55,12 +89,12 @@ class Clock:
         self._number = 0
         self._turns: dict[int, list[asyncio.Future[None]]] = {}
         self._next = now()
-        self._steered = (now(), cpu())
-        #: Beats, and the readers that they woke, since the last steering.
+        self._steered_at, self._used = now(), cpu()
+        #: Since the last steering: beats, and the readers there were at each, added up.
         self._beats = self._woken = 0
         self._readers = 0.0
         #: From this beat on the readers are spread evenly over the tick.
-        self._spread = 0
+        self._settled_at = 0
 
     @property
     def tick_s(self) -> float:
@@ -87,10 +121,10 @@ class Clock:
                 if not future.done():
                     future.set_result(None)
                     woken += 1
-        self._woken += woken
+        self._woken += woken * self.ticks
         self._beats += 1
-        if woken > SHARE and self._number >= self._spread:
-            self._grow(1)
+        if woken > SHARE and self._number >= self._settled_at:
+            self._set(self.ticks + 1)
         # Wake, resume the socket, poll, receive, parse: five rounds of the loop.
         for _ in range(5):
             await asyncio.sleep(0)
@@ -104,35 +138,31 @@ class Clock:
             self.beat_s += 0.2 * (wanted - self.beat_s)
 
     def _steer(self) -> None:
-        at, cpu = self._steered
-        elapsed = self._now() - at
+        elapsed = self._now() - self._steered_at
         if elapsed < STEER_S:
             return
         used = self._cpu()
-        busy = (used - cpu) / elapsed
-        self._steered = (at + elapsed, used)
-        crowd = self._woken / max(1, self._beats)
+        load = Load(
+            busy=(used - self._used) / elapsed,
+            is_late=self._beats * self.beat_s < ON_TIME * elapsed,
+            readers=self._woken / max(1, self._beats),
+            before=self._readers,
+        )
+        self._steered_at += elapsed
+        self._used, self._readers = used, load.readers
         self._beats = self._woken = 0
-        before, self._readers = self._readers, crowd * self.ticks
-        if self._rhythm.tick_s is not None:
-            self.ticks = self._fixed_ticks()
-            return
-        if busy > BUSY:
-            if self._readers <= STARTING * before:
-                self._grow(max(1, self.ticks // 4))
-        elif busy < CALM and self.ticks > 1 and self._readers <= SHARE * (self.ticks - 1):
-            self.ticks -= 1
-        self.ticks = min(self.ticks, self._most)
-
-    def _grow(self, beats: int) -> None:
-        """Make ticks longer; until all readers are spread over the new one, no crowd counts."""
         if self._rhythm.tick_s is None:
-            self.ticks = min(self.ticks + beats, self._most)
-            self._spread = self._number + 2 * self.ticks
+            self._set(next_ticks(self.ticks, load))
+        else:
+            self.ticks = self._fixed_ticks()
 
-    @property
-    def _most(self) -> int:
-        return max(1, int(MAX_TICK_S / self.beat_s))
+    def _set(self, ticks: int) -> None:
+        """Change the tick; until all readers are spread over a longer one, no crowd counts."""
+        if self._rhythm.tick_s is not None:
+            return
+        if ticks > self.ticks:
+            self._settled_at = self._number + 2 * ticks
+        self.ticks = min(ticks, max(1, int(MAX_TICK_S / self.beat_s)))
 
     def _fixed_ticks(self) -> int:
         if self._rhythm.tick_s is None:
