@@ -313,6 +313,7 @@ def reclaim(
                 "at_epoch": row.epoch,
                 "to_state": state.value,
                 "to_crashes": crashes,
+                "to_cause": "crash" if crashed else "drain",
                 "to_error": "storage" if failed else None,
                 "to_message": message,
             }
@@ -351,7 +352,7 @@ _GIVE_BACK = (
         epoch=_j.epoch + 1,
         owner=None,
         crashes=sa.bindparam("to_crashes"),
-        cause="crash",
+        cause=sa.bindparam("to_cause"),
         error_kind=sa.bindparam("to_error"),
         error_message=sa.bindparam("to_message"),
         ended_at=sa.case((sa.bindparam("to_state") == JobState.FAILED.value, now()), else_=None),

@@ -1,4 +1,4 @@
-"""The text itself: reading a job's segments in pieces, and folding many small ones into few."""
+"""The text itself: reading what is saved of a job, segment by segment, each checked."""
 
 from __future__ import annotations
 
