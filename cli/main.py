@@ -30,6 +30,8 @@ COMMANDS = {
     "jobs": "List jobs.",
     "show": "All that is on record about one job.",
     "resume": "Take failed and cancelled jobs up again, from their last checkpoint.",
+    "pause": "Begin no more jobs of a batch or on an endpoint.",
+    "unpause": "Let a paused batch or endpoint go on.",
     "cancel": "Stop jobs; their text is kept.",
     "tail": "The text of a job; with -f while it grows.",
     "export": "Write a batch's answers into one file.",

@@ -11,7 +11,7 @@ import typer
 
 from cli import request as asking
 from cli.documents import status_document
-from cli.ending import ending
+from cli.ending import ending, held_up
 from cli.invocation import Invocation
 from cli.logs import log_to_stderr
 from cli.options import command_app, invocation
@@ -26,10 +26,10 @@ from tokenspool.errors import UsageError
 from tokenspool.model import JobState, Resume
 from tokenspool.names import DEFAULT_NAME, word_from
 from tokenspool.settings import Settings
-from tokenspool.store import reads
+from tokenspool.store import pauses, reads
 from tokenspool.store.intake.options import checked_url
 from worker.clock import Rhythm
-from worker.local import RunOptions, RunResult, run_local
+from worker.local import INTERRUPTED, RunOptions, RunResult, run_local
 from worker.lock import RunnerLock
 from worker.wiring import Tuning
 
@@ -163,6 +163,9 @@ def _end(asked: Invocation, database: Database, output: Path, result: RunResult)
         status = reads.status(connection)
         failures = reads.failures(connection)
         joints = reads.joints(connection)
+        held = pauses.held(connection)
+    if held.jobs and not result.exit_code:
+        result = RunResult(exit_code=INTERRUPTED, reason=held_up(held, output=str(output)))
     if asked.as_json:
         show_json(status_document(status))
     for line in ending(status, failures, joints, output=str(output), reason=result.reason):
