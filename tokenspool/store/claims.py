@@ -16,6 +16,7 @@ from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Checkpoint, Endpoint, Job, JobState, Kind, Resume, Spent
 from tokenspool.store.counts import Tally
+from tokenspool.store.workers import lives
 
 _j, _c = t.job.c, t.checkpoint.c
 Row = Mapping[str, Any]
@@ -42,13 +43,16 @@ def hidden() -> sa.ColumnElement[bool]:
 
 
 def claim_ready(
-    connection: sa.Connection, *, worker: str, endpoint_id: int, limit: int
+    connection: sa.Connection, *, worker: str, endpoint_id: int, limit: int, leased: bool = False
 ) -> list[Job]:
     """Claim up to `limit` pending jobs of an endpoint for `worker`, best first.
 
     Once committed, each job is `running`, owned by the worker, under a new epoch; its position
-    comes from the statement that raised the epoch, never from an earlier read.
+    comes from the statement that raised the epoch, never from an earlier read. With `leased` a
+    worker that was declared dead, or whose lease has run out, claims nothing.
     """
+    if leased and not lives(connection, worker):
+        return []
     best = (
         sa.select(_j.id)
         .where(t.has_state(JobState.PENDING), _j.endpoint_id == endpoint_id, ~hidden())
@@ -59,8 +63,12 @@ def claim_ready(
     return _claim(connection, best, worker=worker, before=JobState.PENDING)
 
 
-def claim_complete(connection: sa.Connection, *, worker: str, limit: int) -> list[Job]:
-    """Claim up to `limit` complete jobs that nobody owns, to publish them."""
+def claim_complete(
+    connection: sa.Connection, *, worker: str, limit: int, leased: bool = False
+) -> list[Job]:
+    """Claim up to `limit` complete jobs that nobody owns, to publish them; `leased` as above."""
+    if leased and not lives(connection, worker):
+        return []
     ownerless = (
         sa.select(_j.id)
         .where(t.has_state(JobState.COMPLETE), _j.owner.is_(None))
