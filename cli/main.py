@@ -26,6 +26,7 @@ from tokenspool.visible import visible
 COMMANDS = {
     "run": "Enqueue INPUT and work until all is done; the same command again resumes.",
     "enqueue": "Enqueue INPUT for a `run` or a worker.",
+    "worker": "Work off the jobs of a PostgreSQL until stopped, together with others.",
     "status": "How many jobs stand where, and how fast it goes.",
     "jobs": "List jobs.",
     "show": "All that is on record about one job.",
