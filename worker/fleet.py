@@ -17,7 +17,7 @@ from pipeline.watch import Live
 from tokenspool.errors import UsageError
 from tokenspool.store import workers
 from worker.lease import Lease, Terms, end_silent_transactions, lease_database
-from worker.process import HEARTBEAT_S, INTERRUPTED, Process, RunResult, run_on_loop
+from worker.process import DRAIN_S, HEARTBEAT_S, INTERRUPTED, Process, RunResult, run_on_loop
 from worker.wiring import Tuning
 
 #: An idle worker asks for work this often, in seconds: slower while there is none. The jitter keeps
@@ -95,8 +95,8 @@ class FleetWorker:
         try:
             return await process.until(self._stop, self._work(), stopped=RunResult(exit_code=0))
         finally:
-            await process.drain()
-            await asyncio.to_thread(lease.stop, 1.0)
+            # Draining takes less than what is left of any lease.
+            await asyncio.gather(process.drain(), asyncio.to_thread(lease.stop, DRAIN_S))
             await process.close(lambda: lease.worker, max_crashes=self._options.max_crashes)
             self._lease_database.close()
 

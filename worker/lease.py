@@ -77,8 +77,10 @@ class Lease:
         return self._clock() - self._renewed_at > self._terms.lease_s
 
     def take(self, connection: sa.Connection) -> None:
-        """Register the worker; the lease holds once that is committed."""
+        """Register the worker; the lease holds once that is committed. May be tried again."""
         self._renewed_at = self._clock()
+        if workers.lives(connection, self.worker):
+            return  # it was committed, and the answer lost
         workers.register(
             connection,
             self.worker,

@@ -152,10 +152,10 @@ class Fleet:
         texts = {}
         for job in jobs:
             data = b""
-            for row in segments.get(job["id"], []):
-                assert (row["kind"], row["edition"], row["start"]) == ("text", 1, len(data))
-                assert zlib.crc32(row["data"]) == row["crc"]
-                data += row["data"]
+            for one in segments.get(job["id"], []):
+                assert (one["kind"], one["edition"], one["start"]) == ("text", 1, len(data))
+                assert zlib.crc32(one["data"]) == one["crc"]
+                data += one["data"]
             if job["id"] in points:
                 assert points[job["id"]]["text"] == len(data)
             texts[job["custom_id"]] = data

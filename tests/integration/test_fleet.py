@@ -187,6 +187,46 @@ def test_a_stopped_worker_gives_everything_back(fleet: Fleet, number: signal.Sig
 
 
 @pytest.mark.slow
+def test_connections_that_are_cut_stop_nobody(fleet: Fleet) -> None:
+    """The database forgets all its clients again and again; leases and texts go on."""
+    fleet.enqueue(16, tokens=200)
+    cut = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    with fleet.worker(lease_s=LEASE_S) as one, fleet.worker(lease_s=LEASE_S) as other:
+        both_work(fleet, one, other)
+        for _ in range(4):
+            before = sum(map(len, fleet.texts().values()))
+            with fleet.database.write() as connection:
+                connection.execute(cut)
+            wait_until(lambda: sum(map(len, fleet.texts().values())) > before, of=[one, other])  # noqa: B023
+        wait_until(lambda: fleet.states() == {"done"}, of=[one, other])
+
+    fleet.check_done()
+
+
+@pytest.mark.slow
+def test_a_second_signal_leaves_at_once(fleet: Fleet) -> None:
+    """As safe as a kill; the exit code says that it was no drain."""
+    fleet.enqueue(8, tokens=300)
+
+    with fleet.command_worker() as worker:
+        both_work(fleet, worker)
+        # A drain cannot end while its rows are locked.
+        with fleet.database.write() as connection:
+            connection.execute(sa.select(t.job.c.id).with_for_update()).all()
+            worker.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.wait(0.5)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 3
+
+    assert fleet.states() == {"running"}
+
+
+@pytest.mark.slow
 def test_a_cancelled_job_stops_wherever_it_runs(fleet: Fleet) -> None:
     """Within two seconds, also a silent one, on whichever of two workers."""
     fleet.enqueue(16, tokens=4000)

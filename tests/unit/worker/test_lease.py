@@ -75,6 +75,14 @@ def test_who_moves_keeps_its_lease(site: Site) -> None:
     assert site.states() == {first: "running"}
 
 
+def test_registering_again_changes_nothing(site: Site) -> None:
+    """The answer to its commit may get lost, and it is tried again."""
+    with site.database.write() as connection:
+        site.lease.take(connection)
+
+    assert site.states() == {site.lease.worker: "running"}
+
+
 def test_who_stands_still_is_not_renewed(site: Site) -> None:
     """A process whose loop hangs holds its jobs no longer than a lease."""
     site.still, site.at = 15.1, site.at + 46
