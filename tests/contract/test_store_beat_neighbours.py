@@ -1,8 +1,10 @@
-"""Claims, reclaims and publishing of many jobs at once: each row gets its own values."""
+"""Claims, reclaims, publishing and folding of many jobs at once: each row gets its own values."""
 
 from __future__ import annotations
 
 import hashlib
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from tests.contract.seeds import Seeds
 from tests.contract.test_store_beat import agrees
 from tokenspool import tables as t
 from tokenspool.database import Database
-from tokenspool.model import Completed, GivenBack, Job
+from tokenspool.model import Completed, GivenBack, Job, Kind
 from tokenspool.store import actions, claims
 from tokenspool.store.actions import Chosen
+from tokenspool.store.folding import Folding, fold_some
 from tokenspool.store.publishing import Published, mark_done
+from tokenspool.store.text import DamagedError, read_text
 
 
 @pytest.fixture
@@ -106,3 +110,54 @@ def test_of_many_published_those_that_stand_are_done(seeds: Seeds) -> None:
 def _published(job: Job) -> Published:
     size = job.checkpoint.text
     return Published(job=job, size=size, sha256=hashlib.sha256(b"x" * size).digest())
+
+
+def test_many_jobs_are_folded_together_and_damage_stays(seeds: Seeds) -> None:
+    """Each kind of each job by itself; what is torn, single or folded already is not made whole."""
+    texts: dict[tuple[int, Kind], bytes] = {}
+    with seeds.database.write() as connection:
+        for job_id in range(1, 13):
+            for kind in (Kind.TEXT, Kind.REASONING):
+                pieces = [b"%d %s %03d " % (job_id, kind.encode(), n) for n in range(20)]
+                _store(connection, job_id, kind, pieces)
+                texts[job_id, kind] = b"".join(pieces)
+        _store(connection, 13, Kind.TEXT, [b"single"])
+        _store(connection, 14, Kind.TEXT, [b"long" * 10_000] * 80)
+        harmed = sa.and_(t.segment.c.seq == 10, t.segment.c.kind == "text")
+        connection.execute(t.segment.delete().where(harmed, t.segment.c.job_id == 3))
+        bad = sa.update(t.segment).where(harmed, t.segment.c.job_id == 5)
+        connection.execute(bad.values(data=b"5 text 0!0 "))
+
+    todo = [Folding(job_id=job_id) for job_id in (*range(14, 0, -1), 99)]
+    for _ in range(100):
+        with seeds.database.write() as connection:
+            todo = fold_some(connection, todo)
+        if not todo:
+            break
+
+    assert todo == []
+    s = t.segment.c
+    with seeds.database.read() as connection:
+        counts = sa.select(s.job_id, s.kind, sa.func.count()).group_by(s.job_id, s.kind)
+        found = {(row[0], row[1]): row[2] for row in connection.execute(counts)}
+        for (job_id, kind), whole in texts.items():
+            if kind is Kind.TEXT and job_id in {3, 5}:
+                assert found.pop((job_id, "text")) == {3: 2, 5: 11}[job_id]
+                with pytest.raises(DamagedError):
+                    list(read_text(connection, job_id, edition=1, kind=kind))
+            else:
+                assert found.pop((job_id, kind.value)) == 1
+                assert b"".join(read_text(connection, job_id, edition=1, kind=kind)) == whole
+        assert b"".join(read_text(connection, 14, edition=1)) == b"long" * 800_000
+    assert found.pop((13, "text")) == 1
+    assert found.pop((14, "text")) < 20
+    assert found == {}
+
+
+def _store(connection: sa.Connection, job_id: int, kind: Kind, pieces: Sequence[bytes]) -> None:
+    start = 0
+    for seq, data in enumerate(pieces):
+        crc = zlib.crc32(data)
+        row = {"job_id": job_id, "edition": 1, "kind": kind.value, "start": start, "seq": seq}
+        connection.execute(t.segment.insert().values(**row, crc=crc, data=data))
+        start += len(data)
