@@ -50,6 +50,7 @@ def test_who_is_just_claiming_is_not_declared_dead(seeds: Seeds) -> None:
             other.execute(sa.update(t.worker).values(lease_until=now() - 1.0))
         with seeds.database.write() as reaping:
             assert ownership.reap(reaping, max_crashes=2) == 0
+        assert [row["state"] for row in seeds.rows(t.worker)] == ["running"]
     assert seeds.row("a")["owner"] == "w"
     with seeds.database.write() as reaping:
         assert ownership.reap(reaping, max_crashes=2) == 1
@@ -80,17 +81,20 @@ def test_a_transaction_that_stands_still_loses_its_locks(seeds: Seeds) -> None:
     seeds.claim(worker="w")
     seeds.change(t.worker, lease_until=now() - 1.0)
 
+    freed: list[int] = []
+
     def stand_still() -> None:
         with database.write() as silent:
             silent.execute(sa.select(t.job.c.id).with_for_update()).all()
             with seeds.database.write() as waiting:
                 # Waits for the lock, at most as long as `_impatient` says.
-                waiting.execute(sa.select(t.job.c.id).with_for_update()).all()
+                freed.extend(waiting.execute(sa.select(t.job.c.id).with_for_update()).scalars())
             silent.execute(sa.select(t.job.c.id)).all()
 
     with pytest.raises(DatabaseError) as ended:
         stand_still()
     assert ended.value.passing
+    assert len(freed) == 1
     with seeds.database.write() as reaping:
         assert ownership.reap(reaping, max_crashes=2) == 1
     database.close()

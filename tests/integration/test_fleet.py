@@ -13,7 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from simulator import process as simulators
+from simulator.faults import Faults
 from simulator.process import Simulator
+from simulator.rules import Rule
 from simulator.settings import SimSettings
 from tests.contract.conftest import _made
 from tests.contract.servers import postgresql
@@ -139,7 +141,7 @@ def test_a_suspended_worker_writes_nothing_into_what_others_took(sampling: Fleet
 @pytest.mark.slow
 def test_a_suspended_worker_alone_goes_on_with_its_open_streams(fleet: Fleet) -> None:
     """Nobody took its jobs: no request is made anew, no attempt is spent, under a new id."""
-    fleet.enqueue(8, tokens=300)
+    fleet.enqueue(8, tokens=600)
 
     with fleet.worker(lease_s=LEASE_S) as sleeper:
         both_work(fleet, sleeper)
@@ -151,7 +153,7 @@ def test_a_suspended_worker_alone_goes_on_with_its_open_streams(fleet: Fleet) ->
         assert before not in fleet.living()
 
     fleet.check_done()
-    assert fleet.sim.stats()["generated"] == 8 * 300
+    assert fleet.sim.stats()["generated"] == 8 * 600
     assert {row["epoch"] for row in fleet.rows(t.checkpoint)} == {1}
 
 
@@ -228,16 +230,20 @@ def test_a_second_signal_leaves_at_once(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 def test_a_cancelled_job_stops_wherever_it_runs(fleet: Fleet) -> None:
-    """Within two seconds, also a silent one, on whichever of two workers."""
-    fleet.enqueue(16, tokens=4000)
+    """Within two seconds, on whichever of two workers, though it is silent and has no beat."""
+    rules = (Rule(fault=Faults(stall_after_tokens=40)),)
+    with simulators.start(SimSettings(rate=60, rules=rules)) as stalling:
+        fleet.sim = stalling
+        fleet.enqueue(16, tokens=400)
 
-    with fleet.worker() as one, fleet.worker() as other:
-        both_work(fleet, one, other)
-        fleet.command("cancel", "--batch", "in")
-        asked = time.monotonic()
-        wait_until(lambda: not fleet.sim.stats()["live"], of=[one, other])
-        # Two seconds and what a machine under load adds.
-        assert time.monotonic() - asked < 5
+        with fleet.worker() as one, fleet.worker() as other:
+            both_work(fleet, one, other)
+            wait_until(lambda: stalling.stats()["generated"] == 16 * 40, of=[one, other])
+            fleet.command("cancel", "--batch", "in")
+            asked = time.monotonic()
+            wait_until(lambda: not stalling.stats()["live"], of=[one, other])
+            # Two seconds and what a machine under load adds.
+            assert time.monotonic() - asked < 5
 
     assert fleet.states() == {"cancelled"}
 

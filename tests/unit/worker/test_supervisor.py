@@ -81,7 +81,10 @@ def test_a_child_that_dies_is_replaced(parent: subprocess.Popen[bytes], tmp_path
 
 
 def test_a_signal_drains_all_children(parent: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    """They are waited for."""
+    """They are waited for, and what a terminal sends to its group does not reach them twice."""
+    children = marks(tmp_path, "began")
+    assert os.getpgid(parent.pid) not in {os.getpgid(child) for child in children}
+
     parent.send_signal(signal.SIGTERM)
 
     assert parent.wait(LIMIT_S) == 0
