@@ -6,7 +6,9 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from tokenspool import database as databases
 from tokenspool import tables as t
 from tokenspool.database import Database
 from tokenspool.errors import Unavailable, UsageError
+from tokenspool.inputs import InputDefaults, read_documents
+from tokenspool.store.intake import JobOptions, Listener, enqueue
 from tokenspool.store.intake.lock import alone
 
 ASKED: dict[str, Any] = {
@@ -262,6 +266,42 @@ def test_what_a_killed_enqueue_left_is_not_taken_for_ours(
     assert (taken.new, taken.same) == (1, 0)
     assert names(seeds) == ["a"]
     assert counted(database) == 1
+
+
+def test_new_options_of_old_jobs_are_part_of_the_transaction(
+    database: Database, seeds: Seeds, own: sa.Engine
+) -> None:
+    """As the jobs themselves are."""
+    tokenspool.enqueue(jobs("a"), db=database, **ASKED)
+    with own.connect() as connection:
+        tokenspool.enqueue(jobs("a"), connection=connection, priority=7, **ASKED)
+        connection.rollback()
+        assert seeds.row("a")["priority"] == 0
+        taken = tokenspool.enqueue(jobs("a"), connection=connection, priority=7, **ASKED)
+        connection.commit()
+
+    assert (taken.new, taken.updated) == (0, 1)
+    assert seeds.row("a")["priority"] == 7
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_on_postgresql_another_enqueue_waits_for_the_callers_transaction(
+    database: Database, own: sa.Engine
+) -> None:
+    """Then it finds the jobs there, instead of failing over them."""
+    waits = threading.Event()
+    lines = read_documents(jobs("a"), InputDefaults(batch="b", model="m"), warn=pytest.fail)
+    options = JobOptions(base_url="http://x/v1")
+    listener = Listener(waiting=waits.set)
+    with own.connect() as connection, ThreadPoolExecutor() as threads:
+        tokenspool.enqueue(jobs("a"), connection=connection, **ASKED)
+        other = threads.submit(enqueue, database, "b", "/out", lines, options, listener=listener)
+        waited = waits.wait(30)
+        connection.commit()
+        answer = other.result(30)
+
+    assert waited
+    assert (answer.new, answer.same) == (0, 1)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
