@@ -53,6 +53,7 @@ def status_document(status: Status) -> Document:
             }
             for endpoint in status.endpoints
         ],
+        "paused": list(status.paused),
     }
 
 

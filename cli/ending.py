@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from cli.printing import amount, size
 from tokenspool.errors import TRAITS, ErrorKind
 from tokenspool.model import JobState
+from tokenspool.store.pauses import Held
 from tokenspool.store.reads import Joints, Status
 
 
@@ -43,6 +44,17 @@ def ending(
         yield f"{amount(counts.unfinished, 'job')} not finished: tokenspool run -o {place}"
     if reason:
         yield reason
+
+
+def held_up(held: Held, *, output: str) -> str:
+    """Say which pauses keep a run from going on, and how to take each back."""
+    unpause = f"tokenspool unpause -o {shlex.quote(output)}"
+    ways = [f"batch {name!r} ({unpause} --batch {shlex.quote(name)})" for name in held.batches]
+    ways += [
+        f"endpoint {url} {model} ({unpause} --endpoint {shlex.quote(f'{url} {model}')})"
+        for url, model in held.endpoints
+    ]
+    return f"{amount(held.jobs, 'job')} held up by a pause of " + ", ".join(ways)
 
 
 def _goodput(status: Status) -> str:

@@ -26,10 +26,13 @@ from tokenspool.visible import visible
 COMMANDS = {
     "run": "Enqueue INPUT and work until all is done; the same command again resumes.",
     "enqueue": "Enqueue INPUT for a `run` or a worker.",
+    "worker": "Work off the jobs of a PostgreSQL until stopped, together with others.",
     "status": "How many jobs stand where, and how fast it goes.",
     "jobs": "List jobs.",
     "show": "All that is on record about one job.",
     "resume": "Take failed and cancelled jobs up again, from their last checkpoint.",
+    "pause": "Begin no more jobs of a batch or on an endpoint.",
+    "unpause": "Let a paused batch or endpoint go on.",
     "cancel": "Stop jobs; their text is kept.",
     "tail": "The text of a job; with -f while it grows.",
     "export": "Write a batch's answers into one file.",

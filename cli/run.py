@@ -11,7 +11,7 @@ import typer
 
 from cli import request as asking
 from cli.documents import status_document
-from cli.ending import ending
+from cli.ending import ending, held_up
 from cli.invocation import Invocation
 from cli.logs import log_to_stderr
 from cli.options import command_app, invocation
@@ -19,19 +19,16 @@ from cli.preflight import Preflight
 from cli.printing import say, show_json
 from cli.progress import RunProgress
 from cli.roots import checked_root
-from pipeline.retry import RetryPolicy
-from pipeline.watch import Timeouts
+from cli.tuning import tuning
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.model import JobState, Resume
 from tokenspool.names import DEFAULT_NAME, word_from
 from tokenspool.settings import Settings
-from tokenspool.store import reads
-from tokenspool.store.intake.options import checked_url
-from worker.clock import Rhythm
-from worker.local import RunOptions, RunResult, run_local
+from tokenspool.store import pauses, reads
+from worker.local import RunOptions, run_local
 from worker.lock import RunnerLock
-from worker.wiring import Tuning
+from worker.process import INTERRUPTED, RunResult
 
 app = command_app()
 
@@ -127,29 +124,10 @@ def _alone(database: Database) -> Iterator[None]:
 
 
 def _run(database: Database, settings: Settings) -> RunResult:
-    tuning = Tuning(
-        database=database,
-        streams=settings.streams,
-        budget_bytes=settings.budget_bytes,
-        max_event_bytes=settings.max_event_bytes,
-        max_output_bytes=settings.max_output_bytes,
-        connect_timeout_s=settings.connect_timeout_s,
-        timeouts=Timeouts(
-            first_byte_s=settings.first_byte_timeout_s,
-            idle_s=settings.idle_timeout_s,
-            total_s=settings.total_timeout_s,
-        ),
-        rhythm=Rhythm(
-            tick_s=None if settings.tick_s == "auto" else settings.tick_s,
-            beat_s=None if settings.beat_s == "auto" else settings.beat_s,
-        ),
-        retry=RetryPolicy(max_stalls=settings.max_stalls),
-        profiles={checked_url(one.url): settings.profile(one.url) for one in settings.endpoint},
-    )
     with RunProgress() as progress:
         return run_local(
             RunOptions(
-                tuning=tuning,
+                tuning=tuning(database, settings),
                 endpoint_patience_s=settings.endpoint_patience_s,
                 max_crashes=settings.max_crashes,
                 on_progress=progress.show,
@@ -163,6 +141,9 @@ def _end(asked: Invocation, database: Database, output: Path, result: RunResult)
         status = reads.status(connection)
         failures = reads.failures(connection)
         joints = reads.joints(connection)
+        held = pauses.held(connection)
+    if held.jobs and not result.exit_code:
+        result = RunResult(exit_code=INTERRUPTED, reason=held_up(held, output=str(output)))
     if asked.as_json:
         show_json(status_document(status))
     for line in ending(status, failures, joints, output=str(output), reason=result.reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import typer
@@ -45,6 +46,8 @@ def status_lines(found: reads.Status) -> Iterator[str]:
         yield f"speed      {found.tokens_per_s:,.0f} tokens/s{eta}"
     if found.oldest_pending_s is not None:
         yield f"waiting    the oldest pending job since {duration(found.oldest_pending_s)}"
+    for name in found.paused:
+        yield f"paused     batch {name!r}: `tokenspool unpause --batch {shlex.quote(name)}`"
     for worker in found.workers:
         yield (
             f"worker     {worker.id}: {worker.state}, {worker.streams} of"

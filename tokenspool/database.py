@@ -217,6 +217,11 @@ def _is_passing(error: sa.exc.DBAPIError, reason: str) -> bool:
     return any(text in reason.lower() for text in _PASSING)
 
 
+def is_writing(connection: sa.Connection) -> bool:
+    """Tell whether a connection is one of `Database.write`."""
+    return bool(connection.get_execution_options().get(_WRITE, False))
+
+
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: object) -> None:
     # We begin transactions ourselves (below); the driver's implicit ones begin too late.
     dbapi.isolation_level = None
@@ -230,8 +235,7 @@ def _prepare_sqlite(dbapi: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing(connection) else "BEGIN")
 
 
 def retrying(

@@ -48,7 +48,7 @@ def current(database: Database) -> str | None:
         at = _of_file(database.path) if _holds_something(database.path) else None
     else:
         with database.read() as connection:
-            at = _of_server(connection)
+            at = of_connection(connection)
     if at is not None and not (at.isdigit() and int(at) <= int(tables.HEAD)):
         msg = (
             f"the database {database.name} was made by a newer tokenspool (revision {at});"
@@ -94,7 +94,8 @@ def _scripts() -> Path:
     raise Unavailable(msg)
 
 
-def _of_server(connection: sa.Connection) -> str | None:
+def of_connection(connection: sa.Connection) -> str | None:
+    """Give the revision of the database that a connection sees; None without tables of ours."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text(_VERSION)).scalar()

@@ -95,6 +95,8 @@ class Clock:
         self._readers = 0.0
         #: From this beat on the readers are spread evenly over the tick.
         self._settled_at = 0
+        #: While it holds no reader is woken: sockets stay as they are, paused and open.
+        self.held: Callable[[], bool] = lambda: False
 
     @property
     def tick_s(self) -> float:
@@ -116,7 +118,7 @@ class Clock:
         self._number += 1
         woken = 0
         # A shrinking tick may leave turns behind; they are due as well.
-        for turn in [t for t in self._turns if t <= self._number]:
+        for turn in [t for t in self._turns if t <= self._number and not self.held()]:
             for future in self._turns.pop(turn):
                 if not future.done():
                     future.set_result(None)

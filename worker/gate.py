@@ -47,6 +47,8 @@ class Gate:
         self._state = "up"
         self._reason: str | None = None
         self._unknown_model = False
+        #: May one request be made although it refused us?
+        self._trial = False
         self._retry_at = 0.0
         self._tries = 0
         self._server_errors = 0
@@ -83,7 +85,7 @@ class Gate:
     def room(self) -> int:
         """Give how many streams may begin now; a paused endpoint is tried with one."""
         if self._state == "refused":
-            return 0
+            return max(0, int(self._trial) - self.in_flight)
         if self._clock() < self._retry_at:
             return 0
         return max(0, self.limit - self.in_flight)
@@ -91,6 +93,7 @@ class Gate:
     def answered(self) -> None:
         """Learn that it accepted a request."""
         if self._state != "up":
+            self.limit = 1 if self._state == "refused" else self.limit
             self._state, self._reason, self.changed = "up", None, True
         self.down_since = None
         if self.limit < self._slots:
@@ -103,6 +106,7 @@ class Gate:
 
     def failed(self, error: StreamError) -> None:
         """Learn how a request failed, be it with a status or in an answer that had begun."""
+        self._trial = False
         if error.kind is ErrorKind.AUTH or error.code == "model_not_found":
             self._state, self._reason, self.changed = "refused", error.message, True
             self._unknown_model = error.code == "model_not_found"
@@ -114,6 +118,10 @@ class Gate:
             self._server_errors += 1
             if self._server_errors >= SERVER_ERRORS:
                 self._pause("down", error, limit=1)
+
+    def reopen(self) -> None:
+        """Let one request find out whether a refused endpoint takes us by now."""
+        self._trial = self.is_refused
 
     def _pause(self, state: str, error: StreamError, *, limit: int) -> None:
         now = self._clock()

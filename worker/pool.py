@@ -42,12 +42,17 @@ class Pool:
         *,
         slots: int,
         publishing_limit: int | None = None,
+        leased: bool = False,
     ) -> None:
-        """Begin empty; `publishing_limit` is what the open files allow, None for no limit."""
+        """Begin empty; `publishing_limit` is what the open files allow, None for no limit.
+
+        With `leased` nothing is claimed for a worker whose lease has run out.
+        """
         self._parts = parts
         self._store = store
         self._sites = sites
         self.slots = slots
+        self._leased = leased
         most = most_publishing(slots)
         self._most_publishing = most if publishing_limit is None else min(most, publishing_limit)
         self.running: dict[tuple[int, int], asyncio.Task[Any]] = {}
@@ -88,9 +93,14 @@ class Pool:
             room = min(self.free, self._sites.gate(site).room(), claims_at_once(self.slots))
             if site.endpoint.id in self._sites.paused or room <= 0:
                 continue
-            endpoint_id = site.endpoint.id
             jobs = await self._write(
-                partial(claims.claim_ready, worker=worker, endpoint_id=endpoint_id, limit=room)
+                partial(
+                    claims.claim_ready,
+                    worker=worker,
+                    endpoint_id=site.endpoint.id,
+                    limit=room,
+                    leased=self._leased,
+                )
             )
             self._parts.fault("after_claim")
             for job in jobs:
@@ -103,7 +113,9 @@ class Pool:
         room = min(TOGETHER, self._most_publishing) - len(self._publishing)
         if room <= 0:
             return 0
-        jobs = await self._write(lambda c: claims.claim_complete(c, worker=worker, limit=room))
+        jobs = await self._write(
+            partial(claims.claim_complete, worker=worker, limit=room, leased=self._leased)
+        )
         for job in jobs:
             self._parts.delivery.open(job)
             self._publish(job)

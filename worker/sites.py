@@ -79,10 +79,13 @@ class Sites:
         return self._gates[site.endpoint.id]
 
     async def refresh(self) -> list[Site]:
-        """Give the sites that have pending or waiting jobs, as the database says now."""
+        """Give the sites with pending or waiting jobs, as the database says now; no paused ones."""
         found = await self._journal.call(lambda: self._store.read(store_endpoints.with_work))
         self.paused = {endpoint.id for endpoint, _, state in found if state == "paused"}
-        self.working = [self.site(endpoint, known) for endpoint, known, _ in found]
+        # Who waits for a paused one would wait until a person acts.
+        self.working = [
+            self.site(endpoint, known) for endpoint, known, state in found if state != "paused"
+        ]
         return self.working
 
     async def close(self) -> None:

@@ -68,9 +68,17 @@ class Plant:
 
 
 def build_plant(
-    tuning: Tuning, *, worker: str, fault: Fault, on_tokens: Callable[[int], None]
+    tuning: Tuning,
+    *,
+    worker: str,
+    fault: Fault,
+    on_tokens: Callable[[int], None],
+    leased: bool = False,
 ) -> Plant:
-    """Put a process together. Raises UsageError when it may not open enough files."""
+    """Put a process together. Raises UsageError when it may not open enough files.
+
+    With `leased` it claims nothing once its worker's lease has run out.
+    """
     publishing_limit = allow_open_files(tuning.streams)
     store = SqlStore(tuning.database)
     clock = Clock(tuning.rhythm)
@@ -111,7 +119,14 @@ def build_plant(
         return profile(endpoint).prefill
 
     sites = Sites(store, journal, slots=tuning.streams, source_for=source_for, flags_for=flags_for)
-    pool = Pool(parts, store, sites, slots=tuning.streams, publishing_limit=publishing_limit)
+    pool = Pool(
+        parts,
+        store,
+        sites,
+        slots=tuning.streams,
+        publishing_limit=publishing_limit,
+        leased=leased,
+    )
     return Plant(
         store=store,
         journal=journal,

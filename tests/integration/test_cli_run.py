@@ -29,6 +29,7 @@ STATUS_KEYS = {
     "eta_s",
     "workers",
     "endpoints",
+    "paused",
 }
 JOB_KEYS = {
     "id",

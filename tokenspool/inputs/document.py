@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -47,6 +47,24 @@ def document(raw: bytes) -> Document:
     if keys != _encode(value).count(b'":') or _is_odd(raw, keys):
         _refuse_duplicates(raw)
     return value
+
+
+def written(doc: object) -> bytes:
+    """Give a program's mapping as the line it would be; `UsageError` for what JSON cannot say."""
+    if not isinstance(doc, Mapping):
+        msg = f"a job is a mapping of fields; this one is of the type {type(doc).__name__}"
+        raise UsageError(msg)
+    try:
+        # Not msgspec, which writes a NaN as null and a date as a string without a word.
+        return json.dumps(dict(doc), allow_nan=False, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise UsageError(_too_deep()) from error
+    except UnicodeEncodeError as error:
+        msg = "it has half of a surrogate pair in it, which is no character"
+        raise UsageError(msg) from error
+    except (TypeError, ValueError) as error:
+        msg = f"it cannot be written as JSON: {str(error)[:200]}"
+        raise UsageError(msg) from error
 
 
 def _is_odd(raw: bytes, keys: int) -> bool:

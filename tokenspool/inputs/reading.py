@@ -1,15 +1,15 @@
-"""Reading the inputs of a command, file after file, into jobs."""
+"""Reading inputs into jobs: a command's, file after file, or the mappings of a program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from tokenspool.errors import UsageError
 from tokenspool.inputs import request
-from tokenspool.inputs.document import Document, document
+from tokenspool.inputs.document import Document, document, written
 from tokenspool.inputs.lines import STDIN, check_path, lines, shown
 from tokenspool.inputs.spec import MAX_PRIORITY, BadLine, InputDefaults, JobSpec
 from tokenspool.names import check_custom_id, check_name, name_key, quoted, word_from
@@ -18,6 +18,9 @@ from tokenspool.names import check_custom_id, check_name, name_key, quoted, word
 _WARNINGS = 50
 #: `-` and the digits of a line number.
 _NUMBER_BYTES = 12
+
+#: What the jobs of a program are called by: `jobs:3` is the third of one call.
+JOBS = "jobs"
 
 _encode = msgspec.json.Encoder().encode
 Warn = Callable[[str], None]
@@ -38,6 +41,27 @@ def read_inputs(
         msg = "standard input (-) can be read only once"
         raise UsageError(msg)
     return _read(names, defaults, _Unknown(warn))
+
+
+def read_documents(
+    docs: Iterable[Mapping[str, object]], defaults: InputDefaults, *, warn: Warn
+) -> Iterator[JobSpec | BadLine]:
+    """Give the jobs of a program's own mappings, each checked as the line it would be.
+
+    The first is line 1 of `jobs`. What is wrong with one comes as a `BadLine`.
+    """
+    file = _File(JOBS, defaults, _Unknown(warn))
+    for number, doc in enumerate(docs, start=1):
+        try:
+            raw = written(doc)
+        except UsageError as error:
+            yield BadLine(file=JOBS, line=number, reason=str(error))
+            continue
+        if len(raw) > defaults.max_line_bytes:
+            reason = f"it is longer than {defaults.max_line_bytes:,} bytes (max_line_bytes)"
+            yield BadLine(file=JOBS, line=number, reason=reason)
+        else:
+            yield file.job(number, raw)
 
 
 def stem_of(path: str | Path) -> str:

@@ -15,7 +15,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Checkpoint, Endpoint, Job, JobState, Kind, Resume, Spent
+from tokenspool.store import bulk, claims_bulk
 from tokenspool.store.counts import Tally
+from tokenspool.store.workers import lives
 
 _j, _c = t.job.c, t.checkpoint.c
 Row = Mapping[str, Any]
@@ -42,13 +44,16 @@ def hidden() -> sa.ColumnElement[bool]:
 
 
 def claim_ready(
-    connection: sa.Connection, *, worker: str, endpoint_id: int, limit: int
+    connection: sa.Connection, *, worker: str, endpoint_id: int, limit: int, leased: bool = False
 ) -> list[Job]:
     """Claim up to `limit` pending jobs of an endpoint for `worker`, best first.
 
     Once committed, each job is `running`, owned by the worker, under a new epoch; its position
-    comes from the statement that raised the epoch, never from an earlier read.
+    comes from the statement that raised the epoch, never from an earlier read. With `leased` a
+    worker that was declared dead, or whose lease has run out, claims nothing.
     """
+    if leased and not lives(connection, worker):
+        return []
     best = (
         sa.select(_j.id)
         .where(t.has_state(JobState.PENDING), _j.endpoint_id == endpoint_id, ~hidden())
@@ -59,8 +64,12 @@ def claim_ready(
     return _claim(connection, best, worker=worker, before=JobState.PENDING)
 
 
-def claim_complete(connection: sa.Connection, *, worker: str, limit: int) -> list[Job]:
-    """Claim up to `limit` complete jobs that nobody owns, to publish them."""
+def claim_complete(
+    connection: sa.Connection, *, worker: str, limit: int, leased: bool = False
+) -> list[Job]:
+    """Claim up to `limit` complete jobs that nobody owns, to publish them; `leased` as above."""
+    if leased and not lives(connection, worker):
+        return []
     ownerless = (
         sa.select(_j.id)
         .where(t.has_state(JobState.COMPLETE), _j.owner.is_(None))
@@ -89,10 +98,11 @@ def _claim(
         return []
     checkpoints = _raise_checkpoints(connection, claimed)
     if running:
-        connection.execute(
-            _SET_CLAIMED_POSITION,
-            [_position(row["id"], checkpoints[row["id"]]) for row in claimed],
-        )
+        positions = [_position(row["id"], checkpoints[row["id"]]) for row in claimed]
+        if bulk.is_bulk(connection):
+            claims_bulk.set_positions(connection, positions)
+        else:
+            connection.execute(_SET_CLAIMED_POSITION, positions)
         tally = Tally()
         for row in claimed:
             tally.move(row["batch_id"], before, JobState.RUNNING)
@@ -167,6 +177,9 @@ def _raise_checkpoints(connection: sa.Connection, claimed: Sequence[Row]) -> dic
         }
         for row in sorted(claimed, key=lambda row: row["id"])  # the order of all locks
     ]
+    if bulk.is_bulk(connection):
+        made = claims_bulk.raise_checkpoints(connection, rows)
+        return {row["job_id"]: checkpoint_from(row) for row in made}
     raised = connection.execute(
         insert.on_conflict_do_update(
             index_elements=["job_id"], set_={"epoch": insert.excluded.epoch}
@@ -325,17 +338,19 @@ def reclaim(
                 "worker": row.owner,
                 "strategy": row.strategy if row.claimed_offset else "",
                 "started_at": row.claimed_at,
-                "ended_at": now(),
                 "outcome": "crashed" if crashed else "given_back",
                 "edition": row.edition,
                 "from_offset": min(begun_at, row.text),
                 "to_offset": row.text,
             }
         )
-    connection.execute(_GIVE_BACK, changes)
-    connection.execute(_RAISE_EPOCH, [{"job": row.id, "to_epoch": row.epoch + 1} for row in rows])
-    for attempt in attempts:
-        connection.execute(t.attempt.insert().values(attempt))
+    if bulk.is_bulk(connection):
+        claims_bulk.give_back(connection, changes, attempts)
+    else:
+        connection.execute(_GIVE_BACK, changes)
+        epochs = [{"job": row.id, "to_epoch": row.epoch + 1} for row in rows]
+        connection.execute(_RAISE_EPOCH, epochs)
+        connection.execute(t.attempt.insert().values(ended_at=now()), attempts)
     tally.write(connection)
     return len(rows)
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tokenspool import tables as t
 from tokenspool.model import JobState
+from tokenspool.store import bulk
 
 #: Fold once it saves this many rows: reading them is then still well under a millisecond.
 FOLD_AT = 500
@@ -64,9 +65,21 @@ class Tally:
             for (batch_id, state), (jobs, data, generated, needed, rebilled) in self._rows.items()
             if jobs or data or generated or needed or rebilled
         ]
-        if rows:
+        if rows and bulk.is_bulk(connection):
+            values = [tuple(row.values()) for row in rows]
+            bulk.execute(connection, _APPEND, _APPENDED, values)
+        elif rows:
             connection.execute(t.job_count.insert(), rows)
         self._rows.clear()
+
+
+_APPENDED = {"batch_id": "int8", "state": "text"} | dict.fromkeys(
+    ("jobs", "bytes", "generated", "needed", "rebilled"), "int8"
+)
+_APPEND = (
+    f"INSERT INTO job_count ({', '.join(_APPENDED)})"  # noqa: S608 - names of our own
+    f" SELECT * FROM {bulk.unnest(_APPENDED)}"
+)
 
 
 _c = t.job_count.c

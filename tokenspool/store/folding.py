@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from tokenspool import tables as t
 from tokenspool.model import Kind
+from tokenspool.store import bulk
+from tokenspool.store.folding_bulk import fold_together, sizes
 
 #: A folded segment is at most this long: folding 200 MB into one row took 600 MB of memory.
 FOLDED_BYTES = 256 * 1024
@@ -27,10 +29,18 @@ class Folding:
     #: The kinds still to do, the first of them from offset `after` on.
     kinds: tuple[Kind, ...] | None = None
     after: int = 0
+    #: Bytes of all these kinds, where that is known.
+    size: int | None = None
 
 
 def fold_some(connection: sa.Connection, todo: Sequence[Folding]) -> list[Folding]:
     """Fold as much as one short transaction may; give what is left to do."""
+    if bulk.is_bulk(connection):
+        short, todo = _short_ones(connection, todo)
+        if short:
+            places = [(one.job_id, one.edition or 1, k) for one in short for k in one.kinds or ()]
+            fold_together(connection, places, most=FOLDED_BYTES)
+            return todo
     left: list[Folding] = []
     size = 0
     for one in todo:
@@ -44,7 +54,7 @@ def fold_some(connection: sa.Connection, todo: Sequence[Folding]) -> list[Foldin
         if not kinds:
             continue
         end = fold_step(connection, one.job_id, edition=edition, kind=kinds[0], after=one.after)
-        going_on = replace(one, edition=edition, kinds=kinds, after=end or 0)
+        going_on = replace(one, edition=edition, kinds=kinds, after=end or 0, size=None)
         if end is None:
             going_on = replace(going_on, kinds=kinds[1:], after=0)
         else:
@@ -52,6 +62,35 @@ def fold_some(connection: sa.Connection, todo: Sequence[Folding]) -> list[Foldin
         if going_on.kinds:
             left.append(going_on)
     return left
+
+
+def _short_ones(
+    connection: sa.Connection, todo: Sequence[Folding]
+) -> tuple[list[Folding], list[Folding]]:
+    """Give those that fit into one step together, and the others; who has nothing to do is gone."""
+    fresh = [one.job_id for one in todo if one.kinds is None]
+    found = sizes(connection, fresh) if fresh else {}
+    short: list[Folding] = []
+    left: list[Folding] = []
+    room = FOLD_STEP_BYTES
+    for one in todo:
+        known = one
+        if one.kinds is None:
+            places = found[one.job_id]
+            if not places:
+                continue
+            known = replace(
+                one,
+                edition=next(iter(places))[1],
+                kinds=tuple(Kind(kind) for _, _, kind in places),
+                size=sum(places.values()),
+            )
+        if known.size is not None and known.size <= room:
+            room -= known.size
+            short.append(known)
+        else:
+            left.append(known)
+    return short, left
 
 
 def kinds_to_fold(connection: sa.Connection, job_id: int, *, edition: int) -> list[Kind]:

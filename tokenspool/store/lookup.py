@@ -170,6 +170,17 @@ def _candidates(connection: sa.Connection, name: str, *, batch: int | None) -> l
     return rows
 
 
+def in_batch(connection: sa.Connection, batch: int, custom_id: str) -> JobLine | None:
+    """Give the job of a batch that has this custom_id; None if there is none."""
+    row = connection.execute(_LINE.where(_j.batch_id == batch, _j.custom_id == custom_id)).first()
+    return None if row is None else _line(row)
+
+
+def job_line(connection: sa.Connection, job_id: int) -> JobLine:
+    """Give one job as lists show it."""
+    return _line(connection.execute(_LINE.where(_j.id == job_id)).one())
+
+
 def _number(name: str) -> int | None:
     digits = name.removeprefix("id:")
     # Beyond 18 digits it is no id, and a database would refuse the number.

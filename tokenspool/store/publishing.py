@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Failure, Job, JobState
+from tokenspool.store import bulk
 from tokenspool.store.counts import Tally
 
 _j = t.job.c
@@ -28,29 +29,50 @@ def mark_done(connection: sa.Connection, published: list[Published]) -> None:
 
     Where it does not, another worker publishes the same bytes again: nothing is to be mended.
     """
+    if bulk.is_bulk(connection):
+        rows = [(one.job.id, one.job.epoch, one.size, one.sha256) for one in published]
+        bulk.find_by_index(connection)
+        bulk.lock_jobs(connection, (one.job.id for one in published))
+        done = {tuple(row) for row in bulk.execute(connection, _DONE, _DONE_COLUMNS, rows)}
+    else:
+        done = {one.job.owner_key for one in published if _set_done(connection, one)}
     tally = Tally()
     for one in published:
-        changed = connection.execute(
-            sa.update(t.job)
-            .where(
-                _j.id == one.job.id,
-                _j.epoch == one.job.epoch,
-                _j.state == JobState.COMPLETE.value,
-            )
-            .values(
-                state=JobState.DONE.value,
-                owner=None,
-                run_at=None,
-                ended_at=now(),
-                bytes=one.size,
-                sha256=one.sha256,
-                error_kind=None,
-                error_message=None,
-            )
-        ).rowcount
-        if changed:
+        if one.job.owner_key in done:
             tally.move(one.job.batch_id, JobState.COMPLETE, JobState.DONE)
     tally.write(connection)
+
+
+_DONE_COLUMNS = {"job": "int8", "at_epoch": "int8", "size": "int8", "proof": "bytea"}
+_DONE = (
+    f"UPDATE job SET state = '{JobState.DONE}', owner = NULL, run_at = NULL,"  # noqa: S608
+    f" ended_at = {bulk.CLOCK}, bytes = n.size, sha256 = n.proof,"
+    f" error_kind = NULL, error_message = NULL FROM {bulk.unnest(_DONE_COLUMNS)}"
+    f" WHERE id = n.job AND epoch = n.at_epoch AND state = '{JobState.COMPLETE}'"
+    " RETURNING id, epoch"
+)
+
+
+def _set_done(connection: sa.Connection, one: Published) -> bool:
+    changed = connection.execute(
+        sa.update(t.job)
+        .where(
+            _j.id == one.job.id,
+            _j.epoch == one.job.epoch,
+            _j.state == JobState.COMPLETE.value,
+        )
+        .values(
+            state=JobState.DONE.value,
+            owner=None,
+            run_at=None,
+            ended_at=now(),
+            bytes=one.size,
+            sha256=one.sha256,
+            error_kind=None,
+            error_message=None,
+        )
+    )
+    return changed.rowcount > 0
 
 
 def let_go(connection: sa.Connection, *, job: Job) -> None:

@@ -18,6 +18,7 @@ _j, _c, _b, _n = t.job.c, t.checkpoint.c, t.batch.c, t.job_count.c
 _LOOK_FOR_ESTIMATES = 10_000
 #: Distinct priorities per endpoint that are looked at for the oldest pending job.
 _PRIORITIES = 100
+_PAUSED = sa.select(_b.name).where(_b.paused).order_by(_b.id)
 #: Names given when an unknown one was said.
 _NAMED = 10
 
@@ -82,6 +83,8 @@ class Status:
     tokens_per_s: float | None
     workers: tuple[WorkerLine, ...]
     endpoints: tuple[EndpointLine, ...]
+    #: Names of the batches that a person has paused.
+    paused: tuple[str, ...] = ()
 
     @property
     def eta_s(self) -> float | None:
@@ -140,6 +143,7 @@ def status(connection: sa.Connection, *, batch: int | None = None) -> Status:
         tokens_per_s=speed if only else None,
         workers=workers,
         endpoints=_endpoints(connection),
+        paused=tuple(connection.execute(_PAUSED).scalars()),
     )
 
 

@@ -32,7 +32,22 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def register(connection: sa.Connection, worker: str, *, version: str, slots: int) -> None:
+def lives(connection: sa.Connection, worker: str) -> bool:
+    """Tell whether the worker's lease holds, and keep it from being declared dead meanwhile.
+
+    Meanwhile is until the end of the transaction. Renewals go on beside it.
+    """
+    row = connection.execute(
+        sa.select(_w.id)
+        .where(_w.id == worker, _w.state != "gone", _w.lease_until > now())
+        .with_for_update(read=True, key_share=True)
+    ).first()
+    return row is not None
+
+
+def register(
+    connection: sa.Connection, worker: str, *, version: str, slots: int, lease_s: float = LEASE_S
+) -> None:
     """Make the worker's row."""
     connection.execute(
         t.worker.insert().values(
@@ -46,13 +61,19 @@ def register(connection: sa.Connection, worker: str, *, version: str, slots: int
             tokens_per_s=0.0,
             started_at=now(),
             heartbeat_at=now(),
-            lease_until=now() + LEASE_S,
+            lease_until=now() + lease_s,
         )
     )
 
 
-def heartbeat(connection: sa.Connection, worker: str, load: Load) -> bool:
-    """Renew the worker's row; False when it is gone, and the worker's claims with it."""
+def heartbeat(
+    connection: sa.Connection, worker: str, load: Load, *, lease_s: float | None = LEASE_S
+) -> bool:
+    """Renew the worker's row; False when it is gone, and the worker's claims with it.
+
+    Without `lease_s` only the load is written: the lease is renewed by somebody else.
+    """
+    lease = {} if lease_s is None else {"lease_until": now() + lease_s}
     changed = connection.execute(
         sa.update(t.worker)
         .where(_w.id == worker, _w.state != "gone")
@@ -62,7 +83,7 @@ def heartbeat(connection: sa.Connection, worker: str, load: Load) -> bool:
             slots=load.slots,
             tokens_per_s=load.tokens_per_s,
             heartbeat_at=now(),
-            lease_until=now() + LEASE_S,
+            **lease,
         )
     ).rowcount
     return bool(changed)

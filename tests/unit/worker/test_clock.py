@@ -252,3 +252,20 @@ async def test_beats_keep_to_the_clock_not_to_the_work_between_them() -> None:
     await clock.beat()
 
     assert clock._next == pytest.approx(machine.at + 0.001)
+
+
+async def test_while_it_is_held_beats_come_and_nobody_reads() -> None:
+    """A worker that may have lost its jobs reads nothing, and its journal still moves."""
+    clock = quick(1)
+    held = True
+    clock.held = lambda: held
+    reader = asyncio.ensure_future(clock.tick(0))
+    for _ in range(3):
+        await clock.beat()
+    waited = not reader.done()
+
+    held = False
+    await clock.beat()
+
+    assert waited
+    assert reader.done()

@@ -223,3 +223,34 @@ def test_what_people_are_shown_is_marked_as_changed() -> None:
     gate.answered()
 
     assert (unchanged, paused, gate.changed) == (False, True, True)
+
+
+def test_a_refused_endpoint_is_tried_with_one_when_it_is_time() -> None:
+    """Keys are renewed and models are loaded; a worker that never ends must find out."""
+    gate = Time().gate()
+    refusal = StreamError(ErrorKind.AUTH, "wrong key")
+    gate.failed(refusal)
+
+    gate.reopen()
+    tried = gate.room()
+    gate.in_flight = 1
+    while_tried = gate.room()
+    gate.in_flight = 0
+    gate.failed(refusal)
+    refused_again = gate.room()
+    gate.reopen()
+    gate.answered()
+
+    assert (tried, while_tried, refused_again) == (1, 0, 0)
+    assert gate.is_open
+    assert gate.room() == 2
+
+
+def test_one_that_is_open_is_not_reopened() -> None:
+    """A later refusal is a refusal."""
+    gate = Time().gate()
+
+    gate.reopen()
+    gate.failed(StreamError(ErrorKind.AUTH, "wrong key"))
+
+    assert gate.room() == 0

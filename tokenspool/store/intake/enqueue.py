@@ -63,7 +63,7 @@ def enqueue(
             sweep(turns)
             hidden = Hidden(turns, Place(database, batch, root))
         try:
-            total = _take(lines, hidden, Judge([hidden.place, *known], options), changes, listener)
+            total = take(lines, hidden, Judge([hidden.place, *known], options), changes, listener)
         except TokenspoolError as error:
             # Whoever reads the lines has found that it must not be; a lost database mends nothing.
             if not isinstance(error, DatabaseError):
@@ -79,7 +79,7 @@ def enqueue(
         return replace(total, accepted=True)
 
 
-def _take(
+def take(
     lines: Iterable[Line], hidden: Hidden, judge: Judge, changes: Changes, listener: Listener
 ) -> Enqueued:
     """Read all lines; put new jobs and new options aside, and report the bad ones."""

@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from tokenspool.database import Database
+from tokenspool.errors import Unavailable
 
 #: "tokenspo" in ASCII: what the advisory lock of a PostgreSQL database is called by.
 _KEY = 0x746F6B656E73706F
@@ -38,6 +40,37 @@ def alone(database: Database, on_wait: Callable[[], None]) -> Iterator[None]:
         finally:
             # The pool must not keep a connection that still holds the lock.
             connection.invalidate()
+
+
+@contextlib.contextmanager
+def alone_within(connection: sa.Connection, path: Path | None) -> Iterator[None]:
+    """Hold the enqueue lock for somebody's own transaction; `path` is that of a SQLite file.
+
+    PostgreSQL waits, and keeps the lock to the transaction's end. On SQLite that transaction may
+    already keep all others from writing, so nobody may be waited for: raises `Unavailable`.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_KEY)))
+        yield
+        return
+    if path is None:
+        yield
+        return
+    path = path.with_name(path.name + ".enqueue")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take_now(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take_now(handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        msg = "another enqueue is under way in this database: roll back, and try again"
+        raise Unavailable(msg) from error
 
 
 def _flock(handle: int, on_wait: Callable[[], None]) -> None:

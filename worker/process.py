@@ -1,0 +1,263 @@
+"""What every working process has, in a fleet or alone: a plant, its keepers, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from pipeline.ports import Fault
+from tokenspool.errors import TokenspoolError, Unavailable, UsageError
+from tokenspool.store import claims, counts, endpoints, workers
+from worker.pool import GATHER_S, claims_at_once
+from worker.wiring import Plant, Tuning, build_plant
+
+T = TypeVar("T")
+#: SIGTERM to exit, at most; 500 streams need one or two beats.
+DRAIN_S = 4.5
+#: The share of it for the worker's last row and for closing what is open.
+LAST_S = 1.0
+#: Load, lost claims, counts and endpoint states are looked after this often: a cancelled job that
+#: is silent is stopped within two seconds.
+HEARTBEAT_S = 1.5
+#: Objects made between two looks of the garbage collector; Python's own default is 700.
+GC_OBJECTS = 20_000
+INTERRUPTED, OUT_OF_REACH = 3, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How it ended."""
+
+    #: 0 drained or, of a fleet's worker, stopped; 2 an unknown model; 3 interrupted; 4 an endpoint
+    #: or the database out of reach.
+    exit_code: int
+    #: One sentence for a person when all is not well.
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Meter:
+    """Tokens per second over the last few looks."""
+
+    tokens: int = 0
+    _marks: list[tuple[float, int]] = field(default_factory=list)
+
+    def count(self, tokens: int) -> None:
+        """Add what was committed."""
+        self.tokens += tokens
+
+    def rate(self) -> float:
+        """Look, and give the speed."""
+        now = time.monotonic()
+        self._marks = [*self._marks[-10:], (now, self.tokens)]
+        since, before = self._marks[0]
+        elapsed = now - since
+        return (self.tokens - before) / elapsed if elapsed > 0 else 0.0
+
+
+class Process:
+    """A wired process: claims, keeps what must be kept, and ends in order."""
+
+    def __init__(self, tuning: Tuning, *, worker: str, fault: Fault, leased: bool = False) -> None:
+        """Wire everything; nothing has been touched yet."""
+        self._meter = Meter()
+        self.plant: Plant = build_plant(
+            tuning, worker=worker, fault=fault, on_tokens=self._meter.count, leased=leased
+        )
+        self.wake = self.plant.pool.changed
+        self.rate = 0.0
+        self._plenty = True
+        self._keepers: list[asyncio.Future[None]] = []
+        self._until = 0.0
+
+    def begin(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Start the journal, the watch and what else has to go on beside the work."""
+        plant = self.plant
+        both = (plant.journal.run(), plant.watch.run())
+        self._keepers = [asyncio.ensure_future(one) for one in (*both, *work)]
+        for keeper in self._keepers:
+            keeper.add_done_callback(lambda _: self.wake.set())
+
+    def raise_failures(self) -> None:
+        """Raise what ended a keeper or a job in a way that nobody foresaw."""
+        for keeper in self._keepers:
+            if keeper.done() and not keeper.cancelled() and (error := keeper.exception()):
+                raise error
+        if self.plant.pool.failure is not None:
+            raise self.plant.pool.failure
+
+    async def until(
+        self, stop: asyncio.Event, work: Coroutine[Any, Any, RunResult], *, stopped: RunResult
+    ) -> RunResult:
+        """Work until it ends or somebody stops it, also while the database is away."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if working.done():
+            return working.result()
+        working.cancel()
+        await asyncio.wait({working})
+        return stopped
+
+    # --- the loop ----------------------------------------------------------------------------
+    async def take(self, worker: str, *, look: bool) -> int:
+        """Claim what fits; with `look` also wake what is due; give how much there was to do.
+
+        Every job's end wakes us. Asking the database each time would cost more than the jobs:
+        between two looks we only claim, and only while the last claim found enough.
+        """
+        pool, found = self.plant.pool, 0
+        if look:
+            found += await self.write(claims.wake_due)
+            found += await pool.claim_complete(worker)
+        if look or self._plenty:
+            wanted = pool.free
+            claimed = await pool.claim(worker)
+            if wanted > 0:
+                self._plenty = claimed >= min(wanted, claims_at_once(pool.slots))
+            found += claimed
+        return found
+
+    async def nap(self, seconds: float) -> None:
+        """Wait until something changes, if there is nothing to claim at once."""
+        if self._plenty and self.plant.pool.free > 0:
+            return
+        # Not wait_for: in 3.11 it swallows a cancellation that comes with the wake-up.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        # Jobs that were begun together end together: claim for all of them at once.
+        await asyncio.sleep(GATHER_S)
+
+    def look_at_speed(self) -> float:
+        """Give the tokens per second just now."""
+        self.rate = self._meter.rate()
+        return self.rate
+
+    def waiting_for(self) -> Iterator[str]:
+        """Say what it waits for, in words."""
+        plant = self.plant
+        if plant.journal.trouble:
+            yield plant.journal.trouble
+        if plant.delivery.trouble:
+            yield "the output refuses: " + next(iter(plant.delivery.trouble.values()))
+        for site in plant.sites:
+            gate = plant.sites.gate(site)
+            if not gate.is_open:
+                yield f"{site.endpoint.url} is {gate.state.state}: {gate.reason}"
+
+    # --- what is kept in the database --------------------------------------------------------
+    async def write(self, operation: Callable[[sa.Connection], T]) -> T:
+        """Run an operation on the journal's thread, in one transaction."""
+        return await self.plant.journal.call(lambda: self.plant.store.write(operation))
+
+    async def heartbeat(self, worker: str, *, state: str, lease_s: float | None) -> None:
+        """Write how the worker stands, and stop what works for claims that are lost."""
+        owners = self.plant.pool.owners
+        load = workers.Load(
+            state=state, streams=len(owners), slots=self.plant.pool.slots, tokens_per_s=self.rate
+        )
+
+        def beat(connection: sa.Connection) -> set[tuple[int, int]]:
+            workers.heartbeat(connection, worker, load, lease_s=lease_s)
+            self._save_gates(connection)
+            counts.fold_counts(connection)
+            return claims.lost(connection, owners)
+
+        self.plant.pool.lose(await self.write(beat))
+
+    def _save_gates(self, connection: sa.Connection, *, force: bool = False) -> None:
+        for site in self.plant.sites:
+            gate = self.plant.sites.gate(site)
+            if not (gate.changed or force):
+                continue
+            gate.changed = False
+            state = gate.state
+            endpoints.set_state(
+                connection,
+                site.endpoint.id,
+                state=state.state,
+                reason=state.reason,
+                retry_in_s=state.retry_in_s,
+                limit=state.limit,
+            )
+
+    # --- the end -----------------------------------------------------------------------------
+    async def drain(self) -> None:
+        """Commit what the streams have and give their jobs back."""
+        # Past the deadline the database or a disk does not answer: what is committed is safe.
+        self._until = time.monotonic() + DRAIN_S
+        self.plant.pool.drain()
+        await self.plant.pool.drained(DRAIN_S - LAST_S)
+
+    async def close(self, worker: Callable[[], str], *, max_crashes: int) -> None:
+        """Sign off and let go of everything, after `drain` and within its deadline.
+
+        `worker` is asked once nothing else goes on.
+        """
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+        def sign_off(connection: sa.Connection) -> None:
+            # A claim that was under way when we stopped: its jobs go back as if it had not been.
+            own = [worker()]
+            claims.reclaim(connection, dead=own, max_crashes=max_crashes, crashed=False)
+            self._save_gates(connection, force=True)
+            workers.retire(connection, workers=own)
+
+        with contextlib.suppress(TimeoutError, TokenspoolError):
+            async with asyncio.timeout(self._until - time.monotonic() - LAST_S / 2):
+                await self.write(sign_off)
+        await self.plant.sites.close()
+        self.plant.delivery.stop(max(0.0, self._until - time.monotonic()))
+        self.plant.journal.close()
+
+
+class Stoppable(Protocol):
+    """What runs on a loop of its own until it is done or a signal comes."""
+
+    def stop(self) -> None:
+        """Drain; asked again, leave at once."""
+        ...
+
+    async def run(self) -> RunResult:
+        """Work."""
+        ...
+
+
+def run_on_loop(make: Callable[[], Stoppable]) -> RunResult:
+    """Run on an event loop of its own, with signals handled; the command line's way in."""
+    # What is loaded by now stays; looking through it again and again took a tenth of the CPU.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 10, 10)
+    factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - it exists only where it can be built
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_run(make))
+
+
+async def _run(make: Callable[[], Stoppable]) -> RunResult:
+    run = make()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, run.stop)
+    try:
+        return await run.run()
+    except UsageError:
+        raise
+    except Unavailable as error:
+        return RunResult(exit_code=OUT_OF_REACH, reason=str(error))
