@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -88,14 +89,14 @@ def both_work(fleet: Fleet, *processes: Process, jobs: int = 8) -> None:
 @pytest.mark.slow
 def test_two_workers_work_off_one_batch(fleet: Fleet) -> None:
     """Both take part, every text is exact, and nothing is asked for twice."""
-    fleet.enqueue(40, tokens=60)
+    fleet.enqueue(40, tokens=120)
 
     with fleet.worker() as one, fleet.worker() as other:
         wait_until(lambda: fleet.states() == {"done"}, of=[one, other])
 
     fleet.check_done()
     assert len({row["worker"] for row in fleet.rows(t.attempt)}) == 2
-    assert fleet.sim.stats()["generated"] == 40 * 60
+    assert fleet.sim.stats()["generated"] == 40 * 120
 
 
 @pytest.mark.slow
@@ -120,11 +121,11 @@ def test_a_suspended_worker_writes_nothing_into_what_others_took(sampling: Fleet
     fleet = sampling
     fleet.enqueue(16, tokens=500)
 
-    with (
-        fleet.worker(lease_s=LEASE_S) as sleeper,
-        fleet.worker(lease_s=LEASE_S, streams=16) as other,
-    ):
-        wait_until(lambda: owned_by(fleet, sleeper) > 0, of=[sleeper, other])
+    with contextlib.ExitStack() as stack:
+        # The sleeper first: the other has room for all jobs, and would leave it none.
+        sleeper = stack.enter_context(fleet.worker(lease_s=LEASE_S))
+        wait_until(lambda: owned_by(fleet, sleeper) == 8, of=[sleeper])
+        other = stack.enter_context(fleet.worker(lease_s=LEASE_S, streams=16))
         wait_until(lambda: min(map(len, fleet.texts().values())) > 100, of=[sleeper, other])
         before = {row["id"] for row in fleet.rows(t.worker) if row["pid"] == sleeper.pid}
         sleeper.send_signal(signal.SIGSTOP)
