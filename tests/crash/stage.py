@@ -21,6 +21,8 @@ from tests.crash.verifier import Row
 #: Nothing on the stage takes longer; a machine under other load gets the rest.
 PATIENCE_S = 120.0
 MODEL = "sim-1"
+#: Share of the random kills that may come while a run is still starting.
+STARTING_KILLS = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +118,26 @@ class Stage:
             self._texts[body] = self.simulator.text(json.loads(body)).encode()
         return self._texts[body]
 
+    def kill_within(
+        self, process: subprocess.Popen[bytes], seconds: float, chance: random.Random
+    ) -> bool:
+        """SIGKILL a run at a random moment; False if it had ended by then.
+
+        A quarter of the kills count the seconds from its start, the others from its first request:
+        how long it takes to start is the machine's business.
+        """
+        asked = self.simulator.stats()["requests"]
+        if chance.random() >= STARTING_KILLS:
+            wait_until(
+                lambda: process.poll() is not None or self.simulator.stats()["requests"] > asked,
+            )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, seconds))
+            return False
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        return True
+
     def _request(self) -> tuple[str, ...]:
         return "--base-url", self.simulator.base_url, "--model", MODEL
 
@@ -147,13 +169,3 @@ def wait_until(
         assert time.monotonic() < until, "it never happened"
         assert of is None or of.poll() is None, "the process ended before"
         time.sleep(0.01)
-
-
-def kill_within(process: subprocess.Popen[bytes], seconds: float, chance: random.Random) -> bool:
-    """SIGKILL at a random moment of the next seconds; False if it had ended by then."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(chance.uniform(0, seconds))
-        return False
-    process.send_signal(signal.SIGKILL)
-    process.wait(PATIENCE_S)
-    return True

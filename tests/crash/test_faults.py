@@ -12,7 +12,7 @@ from simulator import process
 from simulator.faults import Faults
 from simulator.rules import Rule, When
 from simulator.settings import SimSettings
-from tests.crash.stage import Stage, ending, kill_within
+from tests.crash.stage import Stage, ending
 from tests.crash.verifier import look, snapshot, verify
 
 #: Long against the pace of the endpoint, short against the test.
@@ -107,7 +107,7 @@ def test_faults_and_kills_together_publish_no_short_text(tmp_path: Path) -> None
 
         for _ in range(8):
             with ending(stage.start(command)) as run:
-                kill_within(run, 3, chance)
+                stage.kill_within(run, 2, chance)
             state = verify(
                 stage.database, drained=False, before=committed, reference=stage.reference
             )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.stage import Stage, ending, kill_within
+from tests.crash.stage import Stage, ending
 from tests.crash.verifier import look, snapshot, verify
 
 STREAMS = "64"
-#: A kill comes within so many seconds of the start; about one of them goes into starting.
-WITHIN_S = 2.5
+#: A kill comes within so many seconds.
+WITHIN_S = 1.5
 #: Names a JSONL of prompts to use in place of those that are made here.
 DATA = "TOKENSPOOL_TEST_DATA"
 
@@ -35,7 +35,7 @@ def _kill_again_and_again(stage: Stage, inputs: Iterator[Path], *, kills: int) -
     killed = 0
     while killed < kills:
         with ending(stage.start(stage.run_command("--streams", STREAMS))) as process:
-            was_killed = kill_within(process, WITHIN_S, chance)
+            was_killed = stage.kill_within(process, WITHIN_S, chance)
         killed += was_killed
         state = verify(stage.database, drained=False, before=committed, reference=stage.reference)
         committed = snapshot(state)
