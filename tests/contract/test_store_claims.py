@@ -265,7 +265,8 @@ def test_a_worker_that_leaves_in_peace_costs_nothing(seeds: Seeds) -> None:
         seeds.claim()
         reclaim(seeds, ["w"], max_crashes=0, crashed=False)
 
-    assert (seeds.row("a")["state"], seeds.row("a")["crashes"]) == ("pending", 0)
+    row = seeds.row("a")
+    assert (row["state"], row["crashes"], row["cause"]) == ("pending", 0, "drain")
     assert {row["outcome"] for row in seeds.rows(t.attempt)} == {"given_back"}
 
 

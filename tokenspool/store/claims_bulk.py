@@ -65,12 +65,13 @@ _CHANGES = {
     "at_epoch": "int8",
     "to_state": "text",
     "to_crashes": "int8",
+    "to_cause": "text",
     "to_error": "text",
     "to_message": "text",
 }
 _GIVE_BACK = (
     "UPDATE job SET state = n.to_state, epoch = epoch + 1, owner = NULL,"  # noqa: S608
-    " crashes = n.to_crashes, cause = 'crash', error_kind = n.to_error,"
+    " crashes = n.to_crashes, cause = n.to_cause, error_kind = n.to_error,"
     " error_message = n.to_message,"
     f" ended_at = CASE WHEN n.to_state = '{JobState.FAILED}' THEN {bulk.CLOCK} END"
     f" FROM {bulk.unnest(_CHANGES)}"
