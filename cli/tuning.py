@@ -30,5 +30,6 @@ def tuning(database: Database, settings: Settings) -> Tuning:
             beat_s=None if settings.beat_s == "auto" else settings.beat_s,
         ),
         retry=RetryPolicy(max_stalls=settings.max_stalls),
+        keep=settings.keep == "forever",
         profiles={checked_url(one.url): settings.profile(one.url) for one in settings.endpoint},
     )

@@ -15,6 +15,7 @@ from tokenspool.errors import ErrorKind, TokenspoolError
 from tokenspool.model import Completed, Failure, Job
 from tokenspool.store import claims, publishing
 from tokenspool.store.folding import Folding, fold_some
+from tokenspool.store.prune import forget_some
 from tokenspool.store.publishing import Published
 from worker.sites import Sites
 from worker.sqlstore import SqlStore
@@ -43,15 +44,18 @@ class Pool:
         slots: int,
         publishing_limit: int | None = None,
         leased: bool = False,
+        keep: bool = True,
     ) -> None:
         """Begin empty; `publishing_limit` is what the open files allow, None for no limit.
 
-        With `leased` nothing is claimed for a worker whose lease has run out.
+        With `leased` nothing is claimed for a worker whose lease has run out. Without `keep` the
+        journal forgets a text once its file is published.
         """
         self._parts = parts
         self._store = store
         self._sites = sites
         self.slots = slots
+        self._keep = keep
         self._leased = leased
         most = most_publishing(slots)
         self._most_publishing = most if publishing_limit is None else min(most, publishing_limit)
@@ -191,7 +195,7 @@ class Pool:
         self.changed.set()
 
     async def _mark(self) -> None:
-        """Mark published jobs as done and fold their text, many to a transaction."""
+        """Mark published jobs as done and fold or forget their text, many to a transaction."""
         try:
             while not self._done.empty():
                 await asyncio.sleep(GATHER_S)
@@ -200,7 +204,7 @@ class Pool:
                 await self._write(partial(publishing.mark_done, published=some))
                 self._parts.fault("after_done")
                 self.ended += len(some)
-                await self._fold([one.job for one in some])
+                await (self._fold if self._keep else self._forget)([one.job for one in some])
         finally:
             self._marking = None
             self.changed.set()
@@ -211,6 +215,13 @@ class Pool:
         while todo:
             todo = await self._write(partial(fold_some, todo=todo))
             self._parts.fault("after_fold")
+
+    async def _forget(self, jobs: list[Job]) -> None:
+        """Let the journal forget what is published, in bounded steps."""
+        todo = [job.id for job in jobs]
+        while todo:
+            todo = await self._write(partial(forget_some, job_ids=todo))
+            self._parts.fault("after_forget")
 
     async def _write(self, operation: Callable[[sa.Connection], T]) -> T:
         return await self._parts.journal.call(lambda: self._store.write(operation))

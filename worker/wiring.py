@@ -50,6 +50,8 @@ class Tuning:
     timeouts: Timeouts = field(default_factory=Timeouts)
     rhythm: Rhythm = field(default_factory=Rhythm)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    #: False: the journal forgets a text once its file is published.
+    keep: bool = True
     #: By base URL; what is not in it is taken from the built-in profiles.
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 
@@ -126,6 +128,7 @@ def build_plant(
         slots=tuning.streams,
         publishing_limit=publishing_limit,
         leased=leased,
+        keep=tuning.keep,
     )
     return Plant(
         store=store,
@@ -147,8 +150,18 @@ def output_for(root: str) -> Output:
 
 
 def key_for(endpoint: Endpoint) -> str:
-    """Read an endpoint's key where it is named. A server of one's own may do without."""
-    key = os.environ.get(endpoint.api_key_env, "")
+    """Read an endpoint's key where it is named. A server of one's own may do without.
+
+    Raises Unavailable, which never shows the key, where there is none that could be sent.
+    """
+    # Pasted, or read from a file, it often has the end of its line.
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        msg = (
+            f"the key in {endpoint.api_key_env} holds characters that no key has (a line break,"
+            f" an umlaut, a typographic quote): set {endpoint.api_key_env} to the key alone"
+        )
+        raise Unavailable(msg)
     if key:
         return key
     if "api.openai.com" in endpoint.url:

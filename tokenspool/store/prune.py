@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -26,6 +27,7 @@ _STEP_BYTES = 8 * 1024 * 1024
 _STEP_ROWS = 1000
 _PAGE_ROWS = 1000
 
+T = TypeVar("T")
 Pause = Callable[[float], None]
 Progress = Callable[["Pruned"], None]
 
@@ -79,14 +81,16 @@ def prune(
     """
     jobs = freed = 0
     for old in _old_jobs(database, older_than_s, batch_id):
-        epoch = retrying(functools.partial(_let_go, database, old))
+        let_go = functools.partial(_let_go, job_id=old.id, state=old.state)
+        epoch = _in_one(database, let_go)
         if epoch is None:
             continue
         if old.state is not JobState.DONE:
             leftover(Leftover(job_id=old.id, root=old.root, name=old.name, epoch=epoch))
         jobs += 1
         began = time.monotonic()
-        while step := retrying(functools.partial(_delete_step, database, old.id)):
+        delete_step = functools.partial(_delete_step, job_id=old.id)
+        while step := _in_one(database, delete_step):
             freed += step
             # As long for the others as it took us.
             pause(time.monotonic() - began)
@@ -94,6 +98,25 @@ def prune(
         if progress is not None:
             progress(Pruned(jobs=jobs, bytes=freed))
     return Pruned(jobs=jobs, bytes=freed)
+
+
+def forget_some(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Delete text of done jobs, as much as one short transaction may; give those that have more.
+
+    Jobs with a refusal or tool calls are left as they are: no file holds those. After a death in
+    the middle `prune` does the rest.
+    """
+    left, size = [], 0
+    for job_id in job_ids:
+        if size >= _STEP_BYTES:
+            left.append(job_id)
+            continue
+        if _is_in_file(connection, job_id) and _let_go(connection, job_id, JobState.DONE):
+            step = _delete_step(connection, job_id)
+            size += step
+            if step:
+                left.append(job_id)
+    return left
 
 
 def _old_jobs(database: Database, older_than_s: float, batch_id: int | None) -> Iterator[_Old]:
@@ -128,21 +151,37 @@ def _old_jobs(database: Database, older_than_s: float, batch_id: int | None) -> 
         after = rows[-1].id
 
 
-def _let_go(database: Database, old: _Old) -> int | None:
+def _in_one(database: Database, operation: Callable[[sa.Connection], T]) -> T:
+    """Run an operation in a transaction of its own, again while the database says "not now"."""
+
+    def run() -> T:
+        with database.write() as connection:
+            return operation(connection)
+
+    result: T = retrying(run)
+    return result
+
+
+def _let_go(connection: sa.Connection, job_id: int, state: JobState) -> int | None:
     """Begin an edition without text; give the epoch up to which parts are old, None if resumed."""
-    with database.write() as connection:
-        held = sa.select(_j.state, _j.epoch).where(_j.id == old.id).with_for_update()
-        row = connection.execute(held).one()
-        if row.state != old.state.value:
-            return None
-        if _text(connection, old.id):
-            tally = None if old.state is JobState.DONE else Tally()
-            begin_edition(connection, [old.id], tally)
-            connection.execute(sa.update(t.job).where(_j.id == old.id).values(epoch=_j.epoch + 1))
-            raise_epochs(connection, [old.id])
-            if tally is not None:
-                tally.write(connection)
-        return int(row.epoch)
+    held = sa.select(_j.state, _j.epoch).where(_j.id == job_id).with_for_update()
+    row = connection.execute(held).one()
+    if row.state != state.value:
+        return None
+    if _text(connection, job_id):
+        tally = None if state is JobState.DONE else Tally()
+        begin_edition(connection, [job_id], tally)
+        connection.execute(sa.update(t.job).where(_j.id == job_id).values(epoch=_j.epoch + 1))
+        raise_epochs(connection, [job_id])
+        if tally is not None:
+            tally.write(connection)
+    return int(row.epoch)
+
+
+def _is_in_file(connection: sa.Connection, job_id: int) -> bool:
+    """Tell whether all of an answer but its thoughts stands in its file."""
+    beside = sa.select(_c.refusal + _c.tool).where(_c.job_id == job_id)
+    return not connection.execute(beside).scalar()
 
 
 def _text(connection: sa.Connection, job_id: int) -> bool:
@@ -151,26 +190,25 @@ def _text(connection: sa.Connection, job_id: int) -> bool:
     return bool(connection.execute(sa.select(total).where(_c.job_id == job_id)).scalar())
 
 
-def _delete_step(database: Database, job_id: int) -> int:
+def _delete_step(connection: sa.Connection, job_id: int) -> int:
     """Delete some segments of editions before the checkpoint's; give how many bytes."""
-    with database.write() as connection:
-        current = sa.select(_c.edition).where(_c.job_id == job_id).scalar_subquery()
-        rows = connection.execute(
-            sa.select(_s.edition, _s.kind, _s.start, sa.func.length(_s.data))
-            .where(_s.job_id == job_id, _s.edition < current)
-            .order_by(_s.edition, _s.kind, _s.start)
-            .limit(_STEP_ROWS)
-        ).all()
-        chosen, size = _within(_STEP_BYTES, [(row[:3], row[3]) for row in rows])
-        for edition, kind, start in chosen:
-            connection.execute(
-                t.segment.delete().where(
-                    _s.job_id == job_id,
-                    _s.edition == edition,
-                    _s.kind == kind,
-                    _s.start == start,
-                )
+    current = sa.select(_c.edition).where(_c.job_id == job_id).scalar_subquery()
+    rows = connection.execute(
+        sa.select(_s.edition, _s.kind, _s.start, sa.func.length(_s.data))
+        .where(_s.job_id == job_id, _s.edition < current)
+        .order_by(_s.edition, _s.kind, _s.start)
+        .limit(_STEP_ROWS)
+    ).all()
+    chosen, size = _within(_STEP_BYTES, [(row[:3], row[3]) for row in rows])
+    for edition, kind, start in chosen:
+        connection.execute(
+            t.segment.delete().where(
+                _s.job_id == job_id,
+                _s.edition == edition,
+                _s.kind == kind,
+                _s.start == start,
             )
+        )
     return size
 
 

@@ -264,6 +264,22 @@ async def test_the_text_of_done_jobs_is_folded(tmp_path: Path) -> None:
         assert len(place.bench.rows("segment")) == 1
 
 
+async def test_without_keep_the_journal_forgets_what_is_published(tmp_path: Path) -> None:
+    """The file is all there is then; the job's row and its length stay."""
+    script = Script(tokens=lambda _: numbered(50))
+    async with yard(tmp_path, script, jobs=3) as place:
+        place.pool = Pool(place.parts, place.bench.store, place.sites, slots=2, keep=False)
+        await place.drained()
+
+        assert place.states() == ["done"] * 3
+        for number in range(3):
+            assert place.bench.file(f"job{number}") == "".join(numbered(50))
+            assert place.bench.rows("segment", number + 1) == []
+            assert place.bench.row("job", number + 1)["bytes"] == len(
+                "".join(numbered(50)).encode()
+            )
+
+
 async def test_an_unforeseen_error_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     """A defect of ours is not worked around in silence."""
     async with yard(tmp_path, Script(tokens=lambda _: numbered(20))) as place:
