@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -27,12 +30,27 @@ from tokenspool.profiles import Profile, profile_for
 
 #: Looked for in the folder somebody stands in.
 FILE = "tokenspool.toml"
+_PREFIX = "TOKENSPOOL_"
+#: Variables of ours that are no settings: a worker process is told by it that it has a parent.
+_NO_SETTINGS = {"TOKENSPOOL_SUPERVISED"}
+#: What tests are told by; never looked at here.
+_OF_TESTS = "TOKENSPOOL_TEST_"
 OPENAI_URL = "https://api.openai.com/v1"
 
 MiB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_log = logging.getLogger(__name__)
+
+
+def _base_url(url: str) -> str:
+    """Refuse what can be no base URL: jobs would never be found to be meant by it."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "it is not a base URL like http://127.0.0.1:8000/v1"
+        raise ValueError(msg)
+    return url
 
 
 class EndpointSettings(BaseModel):
@@ -41,7 +59,7 @@ class EndpointSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: The base URL this is about, as jobs name it.
-    url: str
+    url: Annotated[str, AfterValidator(_base_url)]
     #: How it goes on from a trailing assistant message; `none`: it does not. None: as is known.
     prefill: Prefill | Literal["none"] | None = None
     #: Does `[DONE]` without a finish reason prove the end? None: as is known.
@@ -54,7 +72,7 @@ class Settings(BaseSettings):
     """All that can be set, each with its unit and the reason for its default."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOKENSPOOL_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     #: Where jobs and their text are kept; None: `.tokenspool/spool.db`.
@@ -140,14 +158,18 @@ class Settings(BaseSettings):
         for one in self.endpoint:
             if one.url.rstrip("/") == url.rstrip("/"):
                 return one
-        return EndpointSettings(url=url)
+        return EndpointSettings.model_construct(url=url)
 
 
 def load(**flags: object) -> Settings:
     """Give the settings; `flags` are what the command line said, None where it said nothing.
 
-    Raises `UsageError`, in one sentence, for an unknown key or a value that is not one.
+    Raises `UsageError`, in one sentence, for an unknown key or a value that is not one. A
+    `TOKENSPOOL_*` variable that is no setting is warned of.
     """
+    ours = (name for name in os.environ if name.upper().startswith(_PREFIX))
+    for name in sorted(ours):
+        _warn_if_unknown(name)
     said = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**said)  # type: ignore[arg-type]
@@ -156,6 +178,17 @@ def load(**flags: object) -> Settings:
     except SettingsError as error:
         msg = f"a TOKENSPOOL_* variable is not valid: {error}"
         raise UsageError(msg) from error
+
+
+@functools.cache
+def _warn_if_unknown(name: str) -> None:
+    """Warn, once in a process, of a variable that sets nothing; others may share our prefix."""
+    known = [_PREFIX + field.upper() for field in Settings.model_fields]
+    if name.upper() in {*known, *_NO_SETTINGS} or name.upper().startswith(_OF_TESTS):
+        return
+    near = difflib.get_close_matches(name.upper(), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see the settings reference"
+    _log.warning("the variable %s sets nothing; %s", name, hint)
 
 
 def _file(path: Path, fields: Iterable[str]) -> dict[str, Any]:
@@ -173,9 +206,12 @@ def _file(path: Path, fields: Iterable[str]) -> dict[str, Any]:
         msg = f"{path} is not TOML: {error}"
         raise UsageError(msg) from error
     _refuse_unknown(path, found, fields)
-    for one in found.get("endpoint", ()):
-        if isinstance(one, dict):
-            _refuse_unknown(path, one, EndpointSettings.model_fields, place="[[endpoint]] ")
+    entries = found.get("endpoint", [])
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        msg = f"{path}: endpoint is a list of tables; begin each with a line [[endpoint]]"
+        raise UsageError(msg)
+    for one in entries:
+        _refuse_unknown(path, one, EndpointSettings.model_fields, place="[[endpoint]] ")
     return found
 
 

@@ -59,6 +59,11 @@ def test_an_empty_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         ('keep = "never"\n', "keep: input should be 'forever' or 'until-published'"),
         ('[[endpoint]]\nurl = "http://x"\nprefil = "none"\n', "did you mean 'prefill'?"),
         ('[[endpoint]]\nprefill = "none"\n', "endpoint.0.url: field required"),
+        ('[[endpoint]]\nurl = "x"\n', "endpoint.0.url: value error, it is not a base url"),
+        ('[[endpoint]]\nurl = "http://[x"\n', "endpoint.0.url: "),
+        ("endpoint = 3\n", "endpoint is a list of tables"),
+        ('endpoint = ["http://x/v1"]\n', "endpoint is a list of tables"),
+        ('[endpoint]\nurl = "http://x/v1"\n', "endpoint is a list of tables"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(text: str, said: str) -> None:
@@ -101,3 +106,21 @@ def test_an_endpoints_own_habits_win_over_what_is_known_of_its_host() -> None:
     assert settings.profile("http://none/v1").prefill == ()
     assert settings.key_env("http://none/v1") == "OPENAI_API_KEY"
     assert len(settings.profile("http://other/v1").prefill) == 4
+
+
+def test_an_unknown_variable_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slip is seen, with the nearest name; what is no setting but ours is no slip."""
+    monkeypatch.setenv("TOKENSPOOL_STREAMZ", "3")
+    monkeypatch.setenv("TOKENSPOOL_TEST_POSTGRES_URL", "postgresql://…")
+    monkeypatch.setenv("TOKENSPOOL_SUPERVISED", "1")
+    monkeypatch.setenv("tokenspool_tick_s", "0.5")
+
+    assert load().streams == 64
+    load()
+
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "the variable TOKENSPOOL_STREAMZ sets nothing; did you mean TOKENSPOOL_STREAMS?"
+    ]
