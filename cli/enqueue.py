@@ -9,12 +9,13 @@ import typer
 
 from cli import request as asking
 from cli.invocation import SPOOL
-from cli.options import command_app, invocation
+from cli.options import command_app, folder_named, invocation
 from cli.printing import say, show_json
 from cli.roots import checked_root
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.inputs.reading import stem_of
+from tokenspool.inputs.spec import MAX_PRIORITY
 from tokenspool.model import Resume
 from tokenspool.names import DEFAULT_NAME
 
@@ -27,13 +28,17 @@ def enqueue(  # noqa: PLR0913 - an option each
     inputs: asking.Inputs = None,
     *,
     batch: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Else the stem of INPUT.")
+        str | None,
+        typer.Option(metavar="NAME", help="Else called after DIR; without -o, after INPUT."),
     ] = None,
     priority: Annotated[
-        int, typer.Option(min=-(2**31), max=2**31 - 1, help="Higher runs first.")
+        int, typer.Option(min=-MAX_PRIORITY, max=MAX_PRIORITY, help="Higher runs first.")
     ] = 0,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where the texts go.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Where the texts go.", parser=folder_named
+        ),
     ] = None,
     model: asking.Model = None,
     base_url: asking.BaseUrl = None,
@@ -60,7 +65,7 @@ def enqueue(  # noqa: PLR0913 - an option each
         raise UsageError(msg)
     wanted = asking.request(
         settings,
-        batch=batch or _stem(inputs),
+        batch=batch or (_stem(inputs) if output is None else asking.batch_of(output)),
         api=api,
         resume=resume,
         max_output_tokens=max_output_tokens,

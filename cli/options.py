@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
+import shlex
 import socket
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +19,21 @@ from tokenspool.model import JobState
 
 E = TypeVar("E", bound=StrEnum)
 
+_HOLDS_A_PASSWORD = re.compile(r"://[^/@]*:[^/]*@").search
+
+
+def folder_named(text: str) -> Path:
+    """Give the folder that is meant; raises `UsageError` for a name that says nothing."""
+    if not text.strip():
+        msg = "-o names no folder; `-o .` is the one you stand in"
+        raise UsageError(msg)
+    return Path(text)
+
+
 #: The folder of a run; it means `DIR/.tokenspool/spool.db`.
 Folder = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder of a run.")
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="The folder of a run.", parser=folder_named),
 ]
 BatchName = Annotated[str | None, typer.Option("--batch", metavar="NAME", help="Only this batch.")]
 ErrorName = Annotated[
@@ -38,6 +52,14 @@ def invocation(ctx: typer.Context) -> Invocation:
     if found is None:  # the group's callback always makes it
         raise TypeError(ctx.command_path)
     return found
+
+
+def same_database(asked: Invocation, folder: Path | None) -> str:
+    """Give the options, with a space before them, that make another command mean this database."""
+    if asked.db is not None:
+        # What is printed is kept: in logs, and on the screens of others.
+        return " --db URL" if _HOLDS_A_PASSWORD(asked.db) else f" --db {shlex.quote(asked.db)}"
+    return "" if folder is None else f" -o {shlex.quote(str(folder))}"
 
 
 def error_kind(name: str | None) -> ErrorKind | None:

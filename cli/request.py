@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.inputs import BadLine, InputDefaults, JobSpec, read_inputs
 from tokenspool.model import Resume
-from tokenspool.names import NameTemplate
+from tokenspool.names import NameTemplate, word_from
 from tokenspool.settings import Settings
 from tokenspool.store.intake import Enqueued, JobOptions, enqueue
 from tokenspool.store.intake.options import Listener
@@ -97,6 +98,11 @@ def request(  # noqa: PLR0913 - all are named
         skip_invalid=skip_invalid,
         dry_run=dry_run,
     )
+
+
+def batch_of(folder: Path) -> str:
+    """Give the batch of a folder where none is named: `run` and `enqueue` mean the same jobs."""
+    return word_from(folder.absolute().name)
 
 
 def take_in(

@@ -14,7 +14,7 @@ from cli.documents import status_document
 from cli.ending import ending, held_up
 from cli.invocation import Invocation
 from cli.logs import log_to_stderr
-from cli.options import command_app, invocation
+from cli.options import command_app, folder_named, invocation
 from cli.preflight import Preflight
 from cli.printing import say, show_json
 from cli.progress import RunProgress
@@ -23,7 +23,7 @@ from cli.tuning import tuning
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.model import JobState, Resume
-from tokenspool.names import DEFAULT_NAME, word_from
+from tokenspool.names import DEFAULT_NAME
 from tokenspool.settings import Settings
 from tokenspool.store import pauses, reads
 from worker.local import RunOptions, run_local
@@ -38,7 +38,10 @@ def run(  # noqa: PLR0913 - an option each
     ctx: typer.Context,
     inputs: asking.Inputs = None,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="For the texts.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", help="For the texts.", parser=folder_named),
+    ],
     streams: Annotated[int | None, typer.Option(min=1, help="Streams at once.")] = None,
     model: asking.Model = None,
     base_url: asking.BaseUrl = None,
@@ -66,7 +69,7 @@ def run(  # noqa: PLR0913 - an option each
     )
     wanted = asking.request(
         settings,
-        batch=word_from(output.absolute().name),
+        batch=asking.batch_of(output),
         api=api,
         resume=resume,
         max_output_tokens=max_output_tokens,

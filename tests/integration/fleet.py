@@ -83,7 +83,7 @@ class Fleet:
         path = self.folder / "in.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         place = ("-o", str(self.folder / "out"), "--base-url", self.sim.base_url, "--model", "m")
-        self.command("enqueue", str(path), "--resume", "prefill", *place)
+        self.command("enqueue", str(path), "--batch", "in", "--resume", "prefill", *place)
 
     @contextlib.contextmanager
     def worker(self, *, lease_s: float = 45.0, streams: int = 8) -> Iterator[Process]:

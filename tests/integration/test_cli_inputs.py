@@ -191,7 +191,7 @@ def test_the_answer_for_programs_is_one_document(quick: Quick) -> None:
     said = quick("enqueue", "in.jsonl", "-o", "out", "--model", "m", "--json")
 
     assert said.document == {
-        "batch": "in",
+        "batch": "out",
         "new": 1,
         "same": 0,
         "updated": 0,
@@ -206,6 +206,9 @@ def test_the_answer_for_programs_is_one_document(quick: Quick) -> None:
     [
         (("enqueue",), "say what to enqueue"),
         (("enqueue", "in.jsonl"), "model"),
+        (("enqueue", "in.jsonl", "--model", "m", "-o", ""), "-o names no folder"),
+        (("run", "in.jsonl", "--model", "m", "-o", " "), "-o names no folder"),
+        (("status", "-o", ""), "-o names no folder"),
         (("enqueue", "in.jsonl", "other.jsonl", "--model", "m"), "it needs a name: --batch"),
         (
             ("enqueue", "in.jsonl", "--model", "m", "--api", "responses"),
@@ -256,8 +259,8 @@ def test_unknown_names_are_answered_with_those_there_are(quick: Quick) -> None:
     enqueue(quick, "in.jsonl")
 
     assert "no job is called 'x'" in quick("show", "x", "-o", "out").sentence
-    assert "there are: 'in'" in quick("status", "--batch", "x", "-o", "out").sentence
-    assert "there are: 'in'" in quick("cancel", "--batch", "x", "-o", "out").sentence
+    assert "there are: 'out'" in quick("status", "--batch", "x", "-o", "out").sentence
+    assert "there are: 'out'" in quick("cancel", "--batch", "x", "-o", "out").sentence
     assert "say which jobs" in quick("cancel", "-o", "out").sentence
     assert "say which jobs" in quick("resume", "-o", "out").sentence
     Path("tokenspool.toml").write_text("stream = 1\n")
@@ -320,3 +323,19 @@ def test_bad_metadata_never_reaches_the_terminal_alive(quick: Quick) -> None:
 
     assert "zz" in err
     assert "\x1b" not in err
+
+
+def test_run_and_enqueue_call_a_folders_jobs_alike(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --batch both name the batch after the folder: the same line is the same job."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
+    quick.write("in.jsonl", GOOD)
+    quick.write("more.jsonl", GOOD)
+    enqueue(quick, "in.jsonl", "more.jsonl")
+    gone = ("--base-url", "http://127.0.0.1:9/v1", "--endpoint-patience", "0")
+
+    said = quick("run", "in.jsonl", "-o", "out", "--model", "m", *gone, code=4)
+
+    assert "1 line: 0 new jobs, 1 with new options" in said.err
+    assert listed(quick) == ["good"]

@@ -25,7 +25,8 @@ def spool(quick: Quick, sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> Quic
     """Give the command, with two jobs in the batch `in` of the folder `out`."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
     quick.write_lines("in.jsonl", *prompts(["a", "b"]))
-    quick("enqueue", "in.jsonl", "-o", "out", "--model", "m", "--base-url", sim.base_url, code=0)
+    place = ("-o", "out", "--batch", "in")
+    quick("enqueue", "in.jsonl", *place, "--model", "m", "--base-url", sim.base_url, code=0)
     return quick
 
 
@@ -70,7 +71,8 @@ def test_a_run_ends_at_a_paused_endpoint(spool: Quick, sim: Simulator) -> None:
 def test_a_run_works_off_what_is_not_paused(spool: Quick, sim: Simulator) -> None:
     """Other batches are done; then it ends with what the pause holds up."""
     spool.write_lines("more.jsonl", *prompts(["c"]))
-    spool("enqueue", "more.jsonl", "-o", "out", "--model", "m", "--base-url", sim.base_url, code=0)
+    place = ("-o", "out", "--batch", "more")
+    spool("enqueue", "more.jsonl", *place, "--model", "m", "--base-url", sim.base_url, code=0)
     spool("pause", "--batch", "in", "-o", "out", code=0)
 
     jobs = run(spool, code=3).document["jobs"]
