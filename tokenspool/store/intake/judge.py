@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tokenspool.inputs.spec import BadLine, JobSpec
 from tokenspool.store.intake import reasons, rows
+from tokenspool.store.intake.disk import Disk
 from tokenspool.store.intake.options import JobOptions
 from tokenspool.store.intake.place import Place
 
@@ -31,6 +32,7 @@ class Judge:
     def __init__(self, places: Sequence[Place], options: JobOptions) -> None:
         """Look into these places; the first is the one that new jobs go into."""
         self._places = places
+        self._disk = Disk(places[0].root)
         self.options = options
 
     def chunk(
@@ -42,7 +44,7 @@ class Judge:
         for place in self._places:
             own = own_intake if place is self._places[0] else None
             fresh = self._without_known(place, fresh, verdict, own_intake=own)
-        fresh = _without_twins(fresh, verdict)
+        fresh = self._without_overwriting(_without_twins(fresh, verdict), verdict)
         if len(verdict.bad) > 1:
             order = {(line.file, line.line): at for at, line in enumerate(lines)}
             verdict.bad.sort(key=lambda line: order[line.file, line.line])
@@ -68,6 +70,14 @@ class Judge:
             else:
                 fresh.append(spec)
         return fresh
+
+    def _without_overwriting(self, specs: list[JobSpec], verdict: Verdict) -> list[JobSpec]:
+        """Refuse new jobs whose output is there: no job of this database has written it."""
+        taken = self._disk.taken(specs)
+        for spec in specs if taken else ():
+            if path := taken.get(spec.custom_id):
+                verdict.refuse(spec, reasons.overwrites(spec, path))
+        return [spec for spec in specs if spec.custom_id not in taken] if taken else specs
 
     def _against(self, place: Place, spec: JobSpec, job: rows.Existing) -> str | None:
         """Say what keeps a line from being the job of its custom_id."""

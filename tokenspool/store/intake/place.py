@@ -27,7 +27,7 @@ class Place:
     def __init__(self, database: Database, batch: str, root: str) -> None:
         """Look up what is there; nothing is made."""
         self.database = database
-        self._batch, self._root = batch, root
+        self._batch, self.root = batch, root
         self._endpoints: dict[Asked, int] = {}
         self.batch_id, self.output_id = reading(database, self._look)
 
@@ -35,7 +35,7 @@ class Place:
         b, o = t.batch.c, t.output.c
         return (
             connection.execute(sa.select(b.id).where(b.name == self._batch)).scalar(),
-            connection.execute(sa.select(o.id).where(o.root == self._root)).scalar(),
+            connection.execute(sa.select(o.id).where(o.root == self.root)).scalar(),
         )
 
     def make(self, connection: sa.Connection) -> tuple[int, int]:
@@ -45,7 +45,7 @@ class Place:
             batch = t.batch.insert().values(name=self._batch, created_at=now())
             batch_id = connection.execute(batch.returning(t.batch.c.id)).scalar_one()
         if output_id is None:
-            output = t.output.insert().values(root=self._root)
+            output = t.output.insert().values(root=self.root)
             output_id = connection.execute(output.returning(t.output.c.id)).scalar_one()
         return batch_id, output_id
 
@@ -82,7 +82,7 @@ class Place:
             return reasons.elsewhere(spec, name=job.name)
         return (
             f"custom_id {quoted(spec.custom_id)} is already a job that writes below"
-            f" {self._root_of(job.output_id)}, not below {self._root}: use the same -o, or another"
+            f" {self._root_of(job.output_id)}, not below {self.root}: use the same -o, or another"
             " batch"
         )
 

@@ -67,6 +67,14 @@ def taken(spec: JobSpec, custom_id: str, name: str, line: str) -> str:
     )
 
 
+def overwrites(spec: JobSpec, path: str) -> str:
+    """Say that something lies where a line's output would go, and that no job of ours wrote it."""
+    return (
+        f"the output {quoted(spec.name)} would replace {path}, which is there and of no job of this"
+        " database: move it away, or use another -o or --name"
+    )
+
+
 def is_renewed(
     spec: JobSpec, job: Existing, options: JobOptions, *, endpoint_id: int | None
 ) -> bool:
