@@ -62,6 +62,14 @@ def same_database(asked: Invocation, folder: Path | None) -> str:
     return "" if folder is None else f" -o {shlex.quote(str(folder))}"
 
 
+def work_again(asked: Invocation, output: Path | None) -> str:
+    """Give the command that works off what is queued in this database."""
+    if output is None:
+        return "`tokenspool run` or a worker"
+    db = same_database(asked, None)
+    return f"tokenspool run -o {shlex.quote(str(output))}{db}"
+
+
 def error_kind(name: str | None) -> ErrorKind | None:
     """Give the error kind that is meant; raises `UsageError` naming those there are."""
     return None if name is None else _one_of(ErrorKind, name, "error kind")

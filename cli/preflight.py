@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from cli.printing import say
 from pipeline.sources.models import knows_model, list_models
 from pipeline.sources.settings import SourceSettings
 from tokenspool.errors import ErrorKind, StreamError, Unavailable, UsageError
@@ -25,7 +24,8 @@ class Preflight:
         self._url = checked_url(settings.base_url)
         self._key_env = settings.key_env(settings.base_url)
         self._source = SourceSettings(connect_timeout_s=settings.connect_timeout_s)
-        self._is_silent = False
+        #: Why nobody knows whether the endpoint takes the jobs; empty when it said.
+        self.silence = ""
 
     def check(self, model: str) -> None:
         """Return when jobs may be enqueued for `model`, as far as anybody can tell.
@@ -33,19 +33,18 @@ class Preflight:
         Raises `UsageError` for a model that the endpoint does not have, and `Unavailable` for a key
         that it refuses. An endpoint that is away, or does not say, stops nothing: jobs wait for it.
         """
-        if self._is_silent:
+        if self.silence:
             return
         endpoint = Endpoint(url=self._url, model=model, api_key_env=self._key_env)
         key = key_for(endpoint)
         try:
             known = asyncio.run(knows_model(endpoint, api_key=key, settings=self._source))
         except StreamError as error:
-            self._is_silent = True
             why = error.message.rstrip(".")
             if error.kind is ErrorKind.AUTH:
                 msg = f"{why}; set {self._key_env} to a key that it takes (nothing was enqueued)"
                 raise Unavailable(msg) from error
-            say(f"note: {why}; the jobs wait for it")
+            self.silence = why
             return
         if known is False:
             raise UsageError(self._unknown(endpoint, key))

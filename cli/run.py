@@ -11,10 +11,10 @@ import typer
 
 from cli import request as asking
 from cli.documents import status_document
-from cli.ending import ending, held_up
+from cli.ending import Place, ending, held_up, kept_endpoints
 from cli.invocation import Invocation
 from cli.logs import log_to_stderr
-from cli.options import command_app, folder_named, invocation
+from cli.options import command_app, folder_named, invocation, same_database, work_again
 from cli.preflight import Preflight
 from cli.printing import say, show_json
 from cli.progress import RunProgress
@@ -29,6 +29,7 @@ from tokenspool.store import pauses, reads
 from worker.local import RunOptions, run_local
 from worker.lock import RunnerLock
 from worker.process import INTERRUPTED, RunResult
+from worker.wiring import allow_open_files
 
 app = command_app()
 
@@ -80,7 +81,11 @@ def run(  # noqa: PLR0913 - an option each
     )
     if not inputs:
         with asked.opened(settings, folder=output) as database:
-            return _work(database, asked, settings, output)
+            keeping = kept_endpoints(database, model=model, base_url=base_url, output=output)
+            return _work(database, asked, settings, output, note=keeping)
+    if not dry_run:
+        # Before anything is enqueued: a refusal must not leave half of the work behind.
+        allow_open_files(settings.streams)
     root = checked_root(output, make=not dry_run)
     with asked.taking(settings, folder=output, dry_run=dry_run) as database:
         if dry_run:
@@ -89,6 +94,9 @@ def run(  # noqa: PLR0913 - an option each
             preflight = Preflight(settings)
             taken = asking.take_in(database, inputs, wanted, root=root, check=preflight.check)
             say(asking.said(taken))
+            # Jobs that are all done wait for nobody.
+            if preflight.silence and _unfinished(database):
+                say(f"note: {preflight.silence}; the jobs wait for it")
             return _end(asked, database, output, _run(database, settings))
 
 
@@ -107,9 +115,18 @@ def _try(
     return 0
 
 
-def _work(database: Database, asked: Invocation, settings: Settings, output: Path) -> int:
+def _work(
+    database: Database, asked: Invocation, settings: Settings, output: Path, *, note: str
+) -> int:
     with _alone(database):
+        if note:
+            say(note)
         return _end(asked, database, output, _run(database, settings))
+
+
+def _unfinished(database: Database) -> int:
+    with database.read() as connection:
+        return reads.counts(connection).unfinished
 
 
 @contextlib.contextmanager
@@ -145,11 +162,14 @@ def _end(asked: Invocation, database: Database, output: Path, result: RunResult)
         failures = reads.failures(connection)
         joints = reads.joints(connection)
         held = pauses.held(connection)
+    again = same_database(asked, output)
     if held.jobs and not result.exit_code:
-        result = RunResult(exit_code=INTERRUPTED, reason=held_up(held, output=str(output)))
+        reason = held_up(held, database=again)
+        result = RunResult(exit_code=INTERRUPTED, reason=reason)
     if asked.as_json:
         show_json(status_document(status))
-    for line in ending(status, failures, joints, output=str(output), reason=result.reason):
+    there = Place(output=str(output), database=again, work=work_again(asked, output))
+    for line in ending(status, failures, joints, place=there, reason=result.reason):
         say(line)
     failed = status.counts.jobs[JobState.FAILED]
     return result.exit_code or (1 if failed else 0)

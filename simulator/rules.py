@@ -59,6 +59,8 @@ class Rule(
 def parse_rule(text: str) -> Rule:
     """Read `NAME[=VALUE][,NAME[=VALUE]…][@EVERY]`. Raises ValueError."""
     names, at, every = text.rpartition("@")
+    if not (names if at else text).strip(" ,"):
+        raise ValueError(f"fault {text!r} names no fault; for example cut_after_tokens=20@3")
     if not at:
         return Rule(fault=parse_faults(text))
     if not every.isdecimal() or int(every) == 0:

@@ -80,14 +80,26 @@ TRAITS: dict[ErrorKind, Trait] = {
         action="the server took the request but sent nothing: raise first_byte_timeout_s"
         " or lower --streams",
     ),
-    ErrorKind.IDLE_TIMEOUT: Trait(retry=True, fault=Fault.ENDPOINT, cost=Cost.STALL, action=_AGAIN),
+    ErrorKind.IDLE_TIMEOUT: Trait(
+        retry=True,
+        fault=Fault.ENDPOINT,
+        cost=Cost.STALL,
+        action="the server fell silent in the middle: raise idle_timeout_s if it pauses that long;"
+        " then: tokenspool resume --error idle_timeout",
+    ),
     ErrorKind.TOTAL_TIMEOUT: Trait(
         retry=True,
         fault=Fault.ENDPOINT,
         cost=Cost.STALL,
         action="raise total_timeout_s if answers really take that long",
     ),
-    ErrorKind.NETWORK: Trait(retry=True, fault=Fault.ENDPOINT, cost=Cost.STALL, action=_AGAIN),
+    ErrorKind.NETWORK: Trait(
+        retry=True,
+        fault=Fault.ENDPOINT,
+        cost=Cost.STALL,
+        action="the connection broke with no new text: look at the network and the server;"
+        " then: tokenspool resume --error network",
+    ),
     ErrorKind.RATE_LIMITED: Trait(
         retry=True,
         fault=Fault.ENDPOINT,

@@ -64,17 +64,22 @@ def _check_word(what: str, text: str) -> None:
     _check_shown(what, text)
 
 
-def _check_shown(what: str, text: str) -> None:
-    """Refuse what could not be seen or told apart on a screen, and names of nothing but dots."""
+def _check_shown(what: str, text: str, *, whole: str = "") -> None:
+    """Refuse what could not be seen or told apart on a screen, and names of nothing but dots.
+
+    `whole` is the path that `text` is a part of, as it was given.
+    """
+    named = f"the {what} {quoted(whole or text)}"
     if not text.isprintable():
         bad = next(char for char in text if not char.isprintable())
-        msg = f"the {what} {quoted(text)} has a character that cannot be shown: U+{ord(bad):04X}"
+        msg = f"{named} has a character that cannot be shown: U+{ord(bad):04X}"
         raise UsageError(msg)
+    part = " has a part that" if whole not in {"", text} else ""
     if text[0] == " " or text[-1] == " ":
-        msg = f"the {what} {quoted(text)} begins or ends with a space"
+        msg = f"{named}{part} begins or ends with a space"
         raise UsageError(msg)
     if not text.strip("."):
-        msg = f"the {what} {quoted(text)} is nothing but dots"
+        msg = f"{named}{part} is nothing but dots"
         raise UsageError(msg)
 
 
@@ -100,7 +105,7 @@ def _check_part(name: str, part: str) -> None:
     if not part:
         msg = f"the output name {quoted(name)} must be relative, with no empty folder in it"
         raise UsageError(msg)
-    _check_shown("output name", part)
+    _check_shown("output name", part, whole=name)
     if len(part.encode()) > MAX_PART_BYTES:
         msg = f"the output name {quoted(name)} has a folder longer than {MAX_PART_BYTES} bytes"
         raise UsageError(msg)

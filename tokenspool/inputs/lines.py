@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ _NOT_TEXT = (
     (b"\xff\xfe", "it is UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "it is UTF-16; save it as UTF-8"),
 )
+#: UTF-16 without a mark: every other byte of what must begin like `{"` is a NUL.
+_IS_WIDE = re.compile(rb"[\t-~]\0(?:[\t-~]|$)|\0[\t-~](?:\0|$)").match
+#: A NUL among so many first bytes means that it is no text.
+_LOOKED_AT = 8
 _LATER = frozenset({".csv", ".parquet"})
 
 
@@ -106,8 +111,9 @@ def _not_text(raw: bytes) -> str | None:
     for magic, reason in _NOT_TEXT:
         if raw.startswith(magic):
             return reason
-    # UTF-16 without a mark: every other byte of what must begin like `{"` is a NUL.
-    return "it is UTF-16; save it as UTF-8" if b"\x00" in raw[:4] else None
+    if b"\x00" not in raw[:_LOOKED_AT]:
+        return None
+    return "it is UTF-16; save it as UTF-8" if _IS_WIDE(raw) else "it is binary, not lines of text"
 
 
 def _skip_rest(file: BinaryIO, raw: bytes) -> None:

@@ -250,6 +250,8 @@ class Joints:
     unverified: int
     #: Done jobs whose own budget was spent before the model came to an end.
     at_budget: int
+    #: Done jobs with an empty text: refusals, tool calls.
+    empty: int
 
 
 def joints(connection: sa.Connection) -> Joints:
@@ -264,11 +266,10 @@ def joints(connection: sa.Connection) -> Joints:
         .group_by(s.verified)
     )
     seams: dict[bool, int] = {bool(row[0]): row[1] for row in connection.execute(current)}
-    budget = sa.select(sa.func.count()).where(
-        _j.state == JobState.DONE.value, _j.finish == "length"
-    )
+    done = sa.select(sa.func.count()).where(_j.state == JobState.DONE.value)
     return Joints(
         verified=seams.get(True, 0),
         unverified=seams.get(False, 0),
-        at_budget=connection.execute(budget).scalar_one(),
+        at_budget=connection.execute(done.where(_j.finish == "length")).scalar_one(),
+        empty=connection.execute(done.where(_j.bytes == 0)).scalar_one(),
     )

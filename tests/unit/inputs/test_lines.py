@@ -108,6 +108,8 @@ def test_a_line_of_100_mb_is_never_in_memory(tmp_path: Path) -> None:
         ("a".encode("utf-16"), "UTF-16"),
         ("{}".encode("utf-16-le"), "UTF-16"),
         ("{}".encode("utf-16-be"), "UTF-16"),
+        (b"\x7fELF\x02\x01\x01\x00rest\nabc\n", "binary, not lines of text"),
+        (b"\x01\x00\x00\x00\nabc\n", "binary, not lines of text"),
         (b"\x1f\x8b\x08\x00abc\nabc\n", "gzip"),
         (b"PK\x03\x04abc\nabc\n", "zip"),
         (b"\x28\xb5\x2f\xfdabc\n", "zstd"),

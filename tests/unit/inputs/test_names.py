@@ -150,6 +150,14 @@ def test_a_template_with_anything_else_is_refused(text: str) -> None:
         NameTemplate(text=text)
 
 
+def test_a_part_that_is_wrong_is_told_with_the_whole_name() -> None:
+    """A person looks for what stands in the line."""
+    with pytest.raises(
+        UsageError, match=r"output name '\.\./x\.md' has a part that is nothing but"
+    ):
+        check_name("../x.md")
+
+
 def test_a_template_cannot_lead_out_of_the_folder() -> None:
     """What the template makes is checked like a name that was given."""
     with pytest.raises(UsageError, match="dots"):

@@ -121,3 +121,10 @@ async def test_a_mix_of_faults_happens(sim: Start) -> None:
 
     assert [got.finish for got in answers] == 10 * [[]]
     assert all(record["faults"] for record in await client.sim("requests"))
+
+
+@pytest.mark.parametrize("text", ["@3", "", " , @2"])
+def test_a_flag_without_a_fault_is_refused(text: str) -> None:
+    """It would be accepted and do nothing."""
+    with pytest.raises(ValueError, match="names no fault"):
+        parse_rule(text)
