@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import sqlalchemy as sa
 
 from cli.printing import size
 from tokenspool import migrate, tables
@@ -20,6 +25,11 @@ from worker.wiring import FILES_PER_STREAM, OTHER_FILES
 State = Literal["ok", "warning", "failed", "skipped"]
 #: Below this much free disk a night of long texts may end early.
 _LITTLE_DISK = 1024**3
+#: What is written to see whether there is room: more than a file's own block.
+_SAMPLE = bytes(64 * 1024)
+#: A write that every database of ours can do and that changes nothing.
+_TOUCH = "UPDATE alembic_version SET version_num = version_num"
+_RESTORE = "restore it from a copy, or begin in a new folder; published files stay as they are"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,30 +70,71 @@ def of_sqlite() -> Check:
 
 
 def of_database(database: Database) -> Check:
-    """Tell whether the database is there and has our version."""
+    """Tell whether the database is there, whole, of our version, and can be written to."""
     name = database.name
     try:
         at = migrate.current(database)
+        if at == tables.HEAD:
+            return _of_contents(database)
     except TokenspoolError as error:
-        return Check(name="database", state="failed", found=str(error), action="see the sentence")
-    if at == tables.HEAD:
-        return Check(name="database", state="ok", found=f"{name}, revision {at}")
+        return _failed(
+            "database", str(error), "see to that, or name another database: -o DIR or --db URL"
+        )
     if database.kind == "sqlite":
-        found = f"{name}, {f'revision {at}' if at else 'not there yet'}"
-        return Check(name="database", state="ok", found=f"{found}; run or enqueue brings it to us")
+        found = f"at revision {at}" if at else "without tables yet"
+        found = (
+            f"{name}, {found}: `tokenspool run` or `enqueue` brings it to revision {tables.HEAD}"
+        )
+        return Check(name="database", state="ok", found=found)
     found = f"{name}, {f'revision {at}' if at else 'without tables'}"
-    return Check(name="database", state="failed", found=found, action="tokenspool db upgrade")
+    return _failed("database", found, "tokenspool db upgrade")
+
+
+def _of_contents(database: Database) -> Check:
+    """Look into a database of our version; raises `Unavailable` if it cannot be used."""
+    name = database.name
+    with database.read() as connection:
+        if database.kind == "sqlite":
+            said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if said != "ok":
+                found = f"{name} is damaged: {' '.join(str(said).split())}"
+                return _failed("database", found, _RESTORE)
+        has = sa.inspect(connection).get_table_names()
+    if lost := sorted(tables.metadata.tables.keys() - set(has)):
+        return _failed("database", f"{name} lacks its tables {', '.join(lost)}", _RESTORE)
+    with contextlib.suppress(_EnoughError), database.write() as connection:
+        connection.exec_driver_sql(_TOUCH)
+        raise _EnoughError
+    return Check(name="database", state="ok", found=f"{name}, revision {tables.HEAD}")
+
+
+class _EnoughError(Exception):
+    """Rolls a write back that was only tried."""
 
 
 def of_disk(folder: Path) -> Check:
-    """Tell how much room the texts have."""
+    """Tell whether texts can be written to a folder, and how much room they have."""
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(nearest).free
     found = f"{size(free)} free at {nearest}"
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(_SAMPLE)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        found = f"{nearest} cannot be written to: {error.strerror} ({size(free)} free)"
+        return _failed("disk", found, "free some room, or name a folder that can be: -o DIR")
+    if free == 0:
+        return _failed("disk", found, "free some room, or name a folder on another disk: -o DIR")
     if free < _LITTLE_DISK:
         action = "free some: text is kept twice, in the journal and in its file"
         return Check(name="disk", state="warning", found=found, action=action)
     return Check(name="disk", state="ok", found=found)
+
+
+def _failed(name: str, found: str, action: str) -> Check:
+    return Check(name=name, state="failed", found=found, action=action)
 
 
 def of_files(streams: int) -> Check:

@@ -67,7 +67,10 @@ def _here(settings: Settings, database: Database, output: Path | None) -> Iterat
     yield checks.of_database(database)
     if database.kind == "sqlite":
         yield checks.of_sqlite()
-    yield checks.of_disk((output or Path()).absolute())
+    folder = (output or Path()).absolute()
+    yield checks.of_disk(folder)
+    if database.path is not None and not database.path.is_relative_to(folder):
+        yield checks.of_disk(database.path.parent)
     yield checks.of_files(settings.streams)
 
 

@@ -45,7 +45,7 @@ COMMANDS = {
 }
 #: Accepted before and after the command; each takes a value or not.
 _EVERYWHERE = {"--db": True, "--broker": True, "--json": False, "--debug": False}
-_EPILOG = "Everywhere: --db URL, --broker URL, --json, --debug."
+EPILOG = "Everywhere: --db URL, --broker URL, --json, --debug."
 INTERRUPTED, UNUSABLE, USAGE = 3, 4, 2
 #: What Typer makes of a KeyboardInterrupt.
 _CTRL_C = 130
@@ -81,7 +81,7 @@ class _Commands(TyperGroup):
             raise TypeError(cmd_name)
         command.name = cmd_name
         command.help = command.help or COMMANDS[cmd_name]
-        command.epilog = _EPILOG
+        command.epilog = EPILOG
         return command
 
     def format_commands(self, _ctx: object, formatter: _Formatter) -> None:

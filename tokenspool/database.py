@@ -14,6 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from sqlalchemy.pool import QueuePool
 from tokenspool.errors import Unavailable, UsageError
 
 _WRITE = "tokenspool_write"
+#: What others call PostgreSQL in a URL. The driver is ours to choose, whatever a URL says.
+_KINDS = {"postgres": "postgresql"}
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 #: Error texts that mean "not now". SQLite: another writer, a full disk; PostgreSQL: it cannot be
 #: connected to, which it says without a code.
 _PASSING = (
@@ -76,6 +80,24 @@ def sqlite_url(path: Path) -> str:
     return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
+def is_on_read_only_disk(path: Path) -> bool:
+    """Tell whether a file lies where nobody can write: an archive, a snapshot."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:  # not there
+        return False
+
+
+def reader_uri(path: Path) -> str:
+    """Give the URI by which SQLite reads a file and writes nothing, not even beside it."""
+    uri = f"{path.as_uri()}?mode=ro"
+    log = path.with_name(path.name + "-wal")
+    # Without a log SQLite would make one. It reads past one that it is told cannot change.
+    if is_on_read_only_disk(path) and not (log.exists() and log.stat().st_size):
+        uri += "&immutable=1"
+    return uri
+
+
 class WriteLock:
     """One writer at a time over all processes, by flock on a file beside the database."""
 
@@ -119,26 +141,29 @@ class Database:
         """Prepare the engine; nothing is opened yet."""
         try:
             self.url = sa.make_url(url)
-            self.kind = self.url.get_backend_name()
+            kind = self.url.get_backend_name()
+            self.kind = _KINDS.get(kind, kind)
         except (sa.exc.ArgumentError, ValueError) as error:
             msg = f"the database URL is not one ({error}); for example sqlite:////data/spool.db"
             raise UsageError(msg) from error
         if self.kind not in {"sqlite", "postgresql"}:
             msg = f"tokenspool keeps jobs in SQLite or PostgreSQL, not in {self.kind}"
             raise UsageError(msg)
+        self.url = self.url.set(drivername=_DRIVERS[self.kind])
         self.path: Path | None = None
         lock: Path | None = None
         options: dict[str, Any] = {}
         if self.kind == "sqlite":
             self.path = Path(self.url.database or "").absolute()
-            if not sqlite_is_safe():
+            can_be_written = not is_on_read_only_disk(self.path)
+            if can_be_written and not sqlite_is_safe():
                 lock = self.path.with_name(self.path.name + ".lock")
             options = {
                 "poolclass": QueuePool,
                 "connect_args": {"check_same_thread": False, "timeout": 60},
             }
-        elif self.url.drivername == "postgresql":
-            self.url = self.url.set(drivername="postgresql+psycopg")
+            if not can_be_written:
+                options["creator"] = partial(_open_to_read, self.path)
         self.lock = WriteLock(lock)
         try:
             self.engine = sa.create_engine(self.url, **options)
@@ -176,7 +201,7 @@ class Database:
         # Closing the last connection checkpoints the WAL, which is a write. Whoever holds the lock
         # for long must not keep us: then the process's end closes the connections, as a kill does.
         if self.lock.is_free():
-            with self.lock.held():
+            with contextlib.suppress(DatabaseError), self.lock.held():
                 self.engine.dispose()
 
     @contextlib.contextmanager
@@ -220,6 +245,10 @@ def _is_passing(error: sa.exc.DBAPIError, reason: str) -> bool:
 def is_writing(connection: sa.Connection) -> bool:
     """Tell whether a connection is one of `Database.write`."""
     return bool(connection.get_execution_options().get(_WRITE, False))
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(reader_uri(path), uri=True, check_same_thread=False, timeout=60)
 
 
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tokenspool import tables
-from tokenspool.database import Database
+from tokenspool.database import Database, reader_uri
 from tokenspool.errors import Unavailable, UsageError
 
 #: "tokenmig" in ASCII: the advisory lock under which PostgreSQL migrates.
@@ -104,7 +104,7 @@ def of_connection(connection: sa.Connection) -> str | None:
 def _of_file(path: Path) -> str | None:
     # Not through our engine: that makes every file it opens one with a write-ahead log.
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as reader:
+        with contextlib.closing(sqlite3.connect(reader_uri(path), uri=True)) as reader:
             reader.execute("PRAGMA busy_timeout=60000")
             names = {name for (name,) in reader.execute("SELECT name FROM sqlite_master")}
             if "alembic_version" in names:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenspool.errors import UsageError
+
+#: Who only asks holds it for a moment; a runner holds it for longer than all these together.
+_ATTEMPTS, _PAUSE_S = 5, 0.05
 
 
 class RunnerLock:
@@ -17,11 +22,27 @@ class RunnerLock:
         self._path = database.with_name(database.name + ".runner")
         self._file: int | None = None
 
-    def acquire(self) -> None:
+    def is_free(self) -> bool:
+        """Tell whether nobody runs here. What cannot be asked counts as taken."""
+        try:
+            handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
+    def acquire(self, *, pause: Callable[[float], None] = time.sleep) -> None:
         """Take the lock; UsageError if another process works here."""
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, pause)
         except BlockingIOError as error:
             pid = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(handle)
@@ -39,3 +60,16 @@ class RunnerLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _lock(handle: int, pause: Callable[[float], None]) -> None:
+    """Take it; raises `BlockingIOError` when it is held for longer than somebody asks."""
+    for again in range(_ATTEMPTS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if again == _ATTEMPTS - 1:
+                raise
+            pause(_PAUSE_S)
+        else:
+            return

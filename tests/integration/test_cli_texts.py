@@ -23,6 +23,7 @@ from tokenspool.database import Database, sqlite_url
 from tokenspool.model import JobState, Kind, Resume, Seam
 from tokenspool.store import actions
 from tokenspool.store.actions import Chosen
+from worker.lock import RunnerLock
 
 NASTY = "\x1b]0;owned\x07\u202etext\x9b2J\nnext line 你🙂\n"
 
@@ -194,7 +195,7 @@ def test_an_export_that_fails_leaves_the_old_file(
 
     said = quick("export", "b", "--db", "out", "-o", "b.jsonl", code=4)
 
-    assert said.sentence == "tokenspool: b.jsonl: No space left on device"
+    assert "-o b.jsonl: the answers cannot be written: No space left on device" in said.sentence
     assert Path("b.jsonl").read_text() == "old"
     assert {path.name for path in Path().iterdir()} == {"out", "b.jsonl"}
 
@@ -328,7 +329,10 @@ def test_status_for_people_says_the_most_wanted_first(quick: Quick, seeds: Seeds
     seeds.enqueue("b")
     seeds.live_worker("w", tokens_per_s=10.0)
 
+    runner = RunnerLock(quick.folder / "out/.tokenspool/spool.db")
+    runner.acquire()
     lines = quick("status", "-o", "out", code=0).out.splitlines()
+    runner.release()
 
     assert lines[0] == "jobs       2: 1 pending, 1 done"
     assert lines[1].startswith("text       9 B, about 9 tokens")
