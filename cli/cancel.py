@@ -7,9 +7,18 @@ from typing import Annotated
 import typer
 
 from cli.meter import Meter
-from cli.options import BatchName, Folder, command_app, invocation, who
+from cli.options import (
+    BatchName,
+    Folder,
+    command_app,
+    invocation,
+    same_database,
+    same_jobs,
+    who,
+)
 from cli.printing import amount, say, show_json
 from cli.resume import choose
+from tokenspool.errors import UsageError
 from tokenspool.store import actions
 
 app = command_app()
@@ -27,6 +36,9 @@ def cancel(
 ) -> int:
     """Stop the unfinished jobs of a batch, or one job; their text is kept for `resume`."""
     asked = invocation(ctx)
+    if batch is None and job is None:
+        msg = "say which jobs: --batch B or --job J"
+        raise UsageError(msg)
     with asked.opened(asked.settings(), folder=output) as database, Meter() as meter:
         moved = actions.cancel(
             database,
@@ -37,7 +49,8 @@ def cancel(
     if asked.as_json:
         show_json({"cancelled": moved})
     elif moved:
-        say(f"{amount(moved, 'job')} cancelled; `tokenspool resume` takes them up again")
+        again = f"tokenspool resume{same_database(asked, output)}{same_jobs(batch=batch, job=job)}"
+        say(f"{amount(moved, 'job')} cancelled; `{again}` takes them up again")
     else:
         say("nothing to cancel: it has all ended")
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,12 @@ import aiofiles
 import typer
 
 from cli.answers import Lines, TextGoneError, batch_line, jsonl_line
+from cli.invocation import Invocation
 from cli.meter import Meter
 from cli.options import command_app, invocation
 from cli.printing import ModelText, amount, say, show_json
 from tokenspool.database import Database
-from tokenspool.errors import UsageError
+from tokenspool.errors import TokenspoolError, Unavailable, UsageError
 from tokenspool.store import reads
 from tokenspool.store.outcomes import outcomes
 
@@ -28,6 +31,19 @@ _FORMS: dict[str, Lines] = {"jsonl": jsonl_line, "batch": batch_line}
 _LATER = ("messages", "parquet", "csv")
 #: Written at once: a thread is woken for each write to a file.
 _BUFFER = 256 * 1024
+#: The place is wrong; everything else is a disk that fails or has no room.
+_WRONG_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -54,19 +70,21 @@ def export(
     if asked.as_json and file is None:
         msg = "with --json the answers need a file of their own: -o FILE"
         raise UsageError(msg)
+    if file is not None:
+        _check_place(file)
+    _must_be_there(asked)
     with asked.opened(asked.settings()) as database, Meter() as meter:
         with database.read() as connection:
             batch_id = reads.batch_id(connection, batch)
             left = reads.counts(connection, batch=batch_id).unfinished
         tally = _Tally()
         pieces = _buffered(_answers(database, batch_id, lines, tally, meter))
-        if file is None:
-            text = ModelText()
-            for piece in pieces:
-                text.write(piece)
-        else:
-            is_whole = not file.exists() or file.is_file()
-            asyncio.run(_write(file, pieces) if is_whole else _pour(file, pieces))
+        try:
+            _out(file, pieces)
+        except BrokenPipeError:  # whoever read it has gone, which is no error
+            raise
+        except OSError as error:
+            raise _unwritten(file, error) from error
     if asked.as_json:
         show_json(
             {"exported": tally.exported, "unfinished": left, "gone": tally.gone, "file": str(file)}
@@ -76,6 +94,50 @@ def export(
         if left:
             say(f"{amount(left, 'job')} not ended yet and left out")
     return 1 if tally.gone else 0
+
+
+def _must_be_there(asked: Invocation) -> None:
+    """Raise `UsageError` if there is no database, in the words of a command whose -o is a file."""
+    with asked.database(asked.settings(), folder=None) as database:
+        path = database.path
+    if path is not None and not path.exists():
+        msg = f"there is no database {path}; --db DIR names the folder of a run (-o is the answers)"
+        raise UsageError(msg)
+
+
+def _check_place(file: Path) -> None:
+    """Raise `UsageError` for what can be known to be no place for a file."""
+    try:
+        if file.is_dir():
+            msg = (
+                f"-o {file} is a folder, and here -o is the FILE for the answers;"
+                f" --db {shlex.quote(str(file))} names the database of a run"
+            )
+            raise UsageError(msg)
+        if not file.parent.is_dir():
+            msg = f"-o {file}: there is no folder {file.parent}; make it, or choose another FILE"
+            raise UsageError(msg)
+    except OSError as error:
+        raise _unwritten(file, error) from error
+
+
+def _unwritten(file: Path | None, error: OSError) -> TokenspoolError:
+    """Say that the answers could not be written, and what to do."""
+    name, other = (f"-o {file}", "another FILE") if file else ("standard output", "-o FILE")
+    what = f"{name}: the answers cannot be written: {error.strerror}"
+    if error.errno in _WRONG_PLACE:
+        return UsageError(f"{what}; choose {other}")
+    return Unavailable(f"{what}; mend that or choose {other}, and export again")
+
+
+def _out(file: Path | None, pieces: Iterator[bytes]) -> None:
+    if file is None:
+        text = ModelText()
+        for piece in pieces:
+            text.write(piece)
+    else:
+        is_whole = not file.exists() or file.is_file()
+        asyncio.run(_write(file, pieces) if is_whole else _pour(file, pieces))
 
 
 def _lines_of(form: str) -> Lines:
@@ -99,6 +161,9 @@ def _answers(
                 " missing or was changed"
             )
             continue
+        except OSError as error:
+            msg = f"{outcome.path} cannot be read: {error.strerror}; nothing was exported"
+            raise Unavailable(msg) from error
         tally.exported += 1
         meter.show(f"{amount(tally.exported, 'answer')} exported")
 

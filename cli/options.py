@@ -63,11 +63,15 @@ def same_database(asked: Invocation, folder: Path | None) -> str:
 
 
 def work_again(asked: Invocation, output: Path | None) -> str:
-    """Give the command that works off what is queued in this database."""
-    if output is None:
-        return "`tokenspool run` or a worker"
-    db = same_database(asked, None)
-    return f"tokenspool run -o {shlex.quote(str(output))}{db}"
+    """Give the command that works off what is queued in this database; DIR if nobody said where."""
+    folder = "DIR" if output is None else shlex.quote(str(output))
+    return f"tokenspool run -o {folder}{same_database(asked, None)}"
+
+
+def same_jobs(*, batch: str | None, job: str | None = None) -> str:
+    """Give the options, with a space before them, that make another command mean these jobs."""
+    given = (("--batch", batch), ("--job", job))
+    return "".join(f" {name} {shlex.quote(value)}" for name, value in given if value is not None)
 
 
 def error_kind(name: str | None) -> ErrorKind | None:

@@ -7,10 +7,19 @@ from typing import Annotated
 import typer
 
 from cli.meter import Meter
-from cli.options import BatchName, ErrorName, Folder, command_app, error_kind, invocation, who
+from cli.options import (
+    BatchName,
+    ErrorName,
+    Folder,
+    command_app,
+    error_kind,
+    invocation,
+    who,
+    work_again,
+)
 from cli.printing import amount, say, show_json
 from tokenspool.database import Database
-from tokenspool.errors import ErrorKind
+from tokenspool.errors import ErrorKind, UsageError
 from tokenspool.model import JobState
 from tokenspool.store import actions, lookup, reads
 
@@ -40,6 +49,9 @@ def resume(
     """
     asked = invocation(ctx)
     kind = error_kind(error)
+    if batch is None and job is None and kind is None and not all_failed:
+        msg = "say which jobs: --batch B, --job J, --error KIND or --all-failed"
+        raise UsageError(msg)
     with asked.opened(asked.settings(), folder=output) as database, Meter() as meter:
         chosen = choose(database, batch=batch, job=job, error=kind, failed_only=all_failed)
         moved = actions.resume(
@@ -53,7 +65,8 @@ def resume(
     if asked.as_json:
         show_json({"resumed": moved})
     elif moved:
-        say(f"{amount(moved, 'job')} queued again; `tokenspool run` or a worker does the work")
+        work = work_again(asked, output)
+        say(f"{amount(moved, 'job')} queued again; `{work}` or a worker does the work")
     else:
         say(f"nothing to resume: {standing}")
     return 0

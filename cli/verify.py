@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 import typer
 
 from cli.meter import Meter
-from cli.options import BatchName, Folder, command_app, invocation
+from cli.options import BatchName, Folder, command_app, invocation, same_database, same_jobs
 from cli.printing import amount, say, show_json
 from pipeline.outputs.folder import FolderOutput
 from pipeline.ports import no_fault
@@ -52,7 +53,7 @@ def verify(
     Ends with 1 if a file is damaged or missing and was not repaired.
     """
     asked = invocation(ctx)
-    found = _Found()
+    found, mendable = _Found(), 0
     with asked.opened(asked.settings(), folder=output) as database, Meter() as meter:
         with database.read() as connection:
             chosen = None if batch is None else reads.batch_id(connection, batch)
@@ -60,7 +61,7 @@ def verify(
         for snapshot, outcome in outcomes(
             database, batch_id=chosen, states=[JobState.DONE], details=False
         ):
-            _check(snapshot, outcome, found, repair=repair)
+            mendable += _check(snapshot, outcome, found, repair=repair)
             meter.show(f"{found.checked:,} of {amount(total, 'file')} checked")
     left = found.damaged + found.missing - found.repaired
     if asked.as_json:
@@ -70,26 +71,44 @@ def verify(
             f"{amount(found.checked, 'file')} checked: {found.ok:,} ok, {found.damaged:,} damaged,"
             f" {found.missing:,} missing, {found.repaired:,} repaired"
         )
-        if left and not repair:
-            say("`tokenspool verify --repair` writes them anew from the journal")
+        if mendable and not repair:
+            again = f"tokenspool verify{same_database(asked, output)}{same_jobs(batch=batch)}"
+            say(f"`{again} --repair` writes {amount(mendable, 'file')} anew from the journal")
     return 1 if left else 0
 
 
-def _check(connection: sa.Connection, outcome: Outcome, found: _Found, *, repair: bool) -> None:
-    """Check one file, and write it anew where that is wanted and needed."""
+def _check(connection: sa.Connection, outcome: Outcome, found: _Found, *, repair: bool) -> bool:
+    """Check one file, and write it anew where that is wanted and needed.
+
+    Tell whether a repair is needed and may be tried.
+    """
     found.checked += 1
     problem = _problem(outcome)
     if problem is None:
         found.ok += 1
-        return
+        return False
     is_missing = problem == "missing"
     found.missing += is_missing
     found.damaged += not is_missing
-    if repair:
+    failed = hopeless = _hopeless(outcome)
+    if repair and not hopeless:
         failed = _repair(connection, outcome)
         found.repaired += failed is None
-        problem += f", and cannot be repaired: {failed}" if failed else ", repaired"
-    say(f"{outcome.path}: {problem}")
+        problem += "" if failed else ", repaired"
+    say(f"{outcome.path}: {problem}" + (f", and cannot be repaired: {failed}" if failed else ""))
+    return hopeless is None
+
+
+def _hopeless(outcome: Outcome) -> str | None:
+    """Say why a repair need not be tried; None when it may work."""
+    if "://" in outcome.root:
+        return "only files in folders can be"
+    if outcome.is_pruned:
+        return "its text was pruned from the journal"
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(outcome.path).st_mode):
+            return "move the folder away first"
+    return None
 
 
 def _problem(outcome: Outcome) -> str | None:
@@ -113,7 +132,7 @@ def _problem(outcome: Outcome) -> str | None:
 def _difference(file: int, outcome: Outcome) -> str | None:
     about = os.fstat(file)
     if not stat.S_ISREG(about.st_mode):
-        return "damaged, it is not a file"
+        return "damaged, it is " + ("a folder" if stat.S_ISDIR(about.st_mode) else "not a file")
     if about.st_size != outcome.length:
         return f"damaged, it has {about.st_size:,} bytes instead of {outcome.length:,}"
     return None if _digest(file) == outcome.sha256 else "damaged, its bytes are others"
@@ -128,8 +147,6 @@ def _digest(file: int) -> bytes:
 
 def _repair(connection: sa.Connection, outcome: Outcome) -> str | None:
     """Write a file anew from the journal; say why not when it cannot be."""
-    if outcome.is_pruned:
-        return "its text was pruned from the journal"
     job = outcome.as_job()
     try:
         part = FolderOutput(outcome.root).open(job)
@@ -145,7 +162,9 @@ def _repair(connection: sa.Connection, outcome: Outcome) -> str | None:
             os.unlink(part.name, dir_fd=part.folder)
             return "the journal does not hold what was published"
         part.publish(no_fault)
-    except (OSError, DamagedError) as error:
+    except OSError as error:
+        return str(error.strerror)
+    except DamagedError as error:
         return str(error)
     finally:
         part.close()
