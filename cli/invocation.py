@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.printing import say
+
 if TYPE_CHECKING:  # `--help` must not wait for SQLAlchemy and pydantic
     from tokenspool.database import Database
     from tokenspool.settings import Settings
@@ -70,6 +72,7 @@ class Invocation:
         with self.database(settings, folder=folder) as database:
             _must_be_there(database)
             migrate.ensure(database)
+            _bring_home(database)
             yield database
 
     @contextlib.contextmanager
@@ -82,11 +85,12 @@ class Invocation:
         with self.database(settings, folder=folder, last=last) as database:
             if not dry_run or database.path is None or database.path.exists():
                 migrate.ensure(database)
+                _bring_home(database)
             yield database
 
 
 def _must_be_there(database: Database) -> None:
-    from tokenspool.errors import UsageError  # noqa: PLC0415
+    from tokenspool.errors import Unavailable, UsageError  # noqa: PLC0415
 
     if database.path is not None and not database.path.exists():
         msg = (
@@ -94,6 +98,38 @@ def _must_be_there(database: Database) -> None:
             " -o DIR or --db URL names another"
         )
         raise UsageError(msg)
+    if database.path is not None and database.path.is_file() and not database.path.stat().st_size:
+        msg = (
+            f"the database {database.path} is an empty file of 0 bytes, its jobs are lost: put back"
+            " a copy of it, or remove it and enqueue anew"
+        )
+        raise Unavailable(msg)
+
+
+def _bring_home(database: Database) -> None:
+    """After a move or a copy of its folder let the database's outputs lie where it is now."""
+    from tokenspool import home  # noqa: PLC0415
+    from tokenspool.database import DatabaseError  # noqa: PLC0415
+    from tokenspool.errors import UsageError  # noqa: PLC0415
+    from worker.lock import RunnerLock  # noqa: PLC0415
+
+    here, there = home.folder_of(database), home.home_of(database)
+    if database.path is None or here is None or here == there:
+        return
+    lock = RunnerLock(database.path)
+    try:
+        # Whoever works here may know the folder by the other name: a container does.
+        with contextlib.suppress(OSError):
+            lock.acquire()
+        if moved := home.settle(database):
+            say(f"this folder was {moved}; its jobs belong to {here} from now on")
+    except (UsageError, DatabaseError) as error:
+        if isinstance(error, DatabaseError) and error.passing:
+            raise
+        if there is not None:
+            say(f"note: the outputs still belong to {there}, not to {here}: {error}")
+    finally:
+        lock.release()
 
 
 def _in_folder(folder: Path) -> str:

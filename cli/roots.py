@@ -11,9 +11,10 @@ from tokenspool.errors import UsageError
 
 
 def checked_root(folder: Path, *, make: bool) -> str:
-    """Give the folder's absolute name; raises `UsageError` if texts cannot be written there.
+    """Give the folder's real name; raises `UsageError` if texts cannot be written there.
 
-    A link is refused: texts must not land somewhere else because of what somebody put there.
+    A link is refused: texts must not land somewhere else because of what somebody put there. Links
+    above it are followed, so that a folder has one name.
     """
     if "://" in str(folder) or ":/" in str(folder):
         msg = f"-o {folder}: only folders for now; other outputs follow in a later version"
@@ -36,7 +37,7 @@ def checked_root(folder: Path, *, make: bool) -> str:
     except OSError as error:
         msg = f"-o {folder}: it cannot be written to: {error.strerror}; choose another folder"
         raise UsageError(msg) from error
-    return os.path.normpath(root)
+    return os.path.realpath(root)
 
 
 def _nearest(root: Path) -> Path:

@@ -163,13 +163,13 @@ def _options(settings: Settings, *, resume: str, on_seam: str) -> JobOptions:
 
 
 def _root(output: str | Path) -> str:
-    """Give the folder as it is kept; it is looked at by whoever writes there, not here."""
+    """Give the folder as it is kept; links are followed, so that it has one name."""
     if "://" in str(output):
         msg = (
             f"output {str(output)!r}: only folders for now; other outputs follow in a later version"
         )
         raise UsageError(msg)
-    return os.path.normpath(Path(output).absolute())
+    return os.path.realpath(output)
 
 
 def _accepted(taken: intake.Enqueued) -> intake.Enqueued:
