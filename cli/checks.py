@@ -78,7 +78,7 @@ def of_database(database: Database) -> Check:
             return _of_contents(database)
     except TokenspoolError as error:
         return _failed(
-            "database", str(error), "see to that, or name another database: -o DIR or --db URL"
+            "database", str(error), "mend that, or name another database: -o DIR or --db URL"
         )
     if database.kind == "sqlite":
         found = f"at revision {at}" if at else "without tables yet"

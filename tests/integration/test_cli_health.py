@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from simulator import process as simulators
 from simulator.settings import SimSettings
 from tests.contract.seeds import Seeds
 from tests.integration.command import Quick, Said
 from tokenspool import database as databases
-from tokenspool import migrate, tables
+from tokenspool import migrate
 from tokenspool.database import Database, sqlite_url
 from worker.lock import RunnerLock
 
@@ -69,16 +68,14 @@ class Examine:
 # --- doctor -------------------------------------------------------------------------------------
 def test_a_whole_database_is_well_and_left_as_it_is(seeds: Seeds, examine: Examine) -> None:
     """The write that is tried is rolled back."""
-    before = {name: seeds.rows(table) for name, table in _tables()}
+    seeds.enqueue("a")
+    files = [SPOOL, SPOOL.with_name("spool.db-wal")]
+    before = [file.read_bytes() for file in files]
 
     assert examine("database", code=0)["found"].endswith("spool.db, revision 0001")
 
-    assert {name: seeds.rows(table) for name, table in _tables()} == before
+    assert [file.read_bytes() for file in files] == before
     assert sorted(p.name for p in Path("out").iterdir()) == [".tokenspool"]
-
-
-def _tables() -> list[tuple[str, sa.Table]]:
-    return list(tables.metadata.tables.items())
 
 
 def test_a_lost_table_is_named(seeds: Seeds, examine: Examine) -> None:
@@ -93,16 +90,16 @@ def test_a_lost_table_is_named(seeds: Seeds, examine: Examine) -> None:
 
 
 def test_overwritten_pages_are_found(quick: Quick, seeds: Seeds, examine: Examine) -> None:
-    """A disk gave other bytes back; the first page, which says what it is, is whole."""
+    """A disk gave other bytes back; what is read at first is whole."""
     seeds.done("a", "text" * 50_000)
     seeds.database.close()
     path = quick.folder / SPOOL
     for name in ("spool.db-wal", "spool.db-shm"):
         path.with_name(name).unlink(missing_ok=True)
     whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+    path.write_bytes(whole[:-4096] + b"\xa5" * 4096)
 
-    assert examine("database", code=4)["state"] == "failed"
+    assert " is damaged: " in examine("database", code=4)["found"]
 
 
 def test_a_database_that_cannot_be_written_is_no_good(
@@ -145,6 +142,26 @@ def test_a_database_that_is_not_there_yet_is_told_in_plain_words(
         "without tables yet: `tokenspool run` or `enqueue` brings it to revision 0001"
     )
     assert not list(quick.folder.iterdir())
+
+
+# --- keys ---------------------------------------------------------------------------------------
+def test_a_key_that_cannot_be_sent_changes_nothing(
+    quick: Quick, examine: Examine, base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor and a run say the same, and never the key; mended, the run works."""
+    quick.write_lines("in.jsonl", {"custom_id": "a", "prompt": "Hello"})
+    run = ("run", "in.jsonl", "-o", "out", "--base-url", base_url, "--model", "simulated")
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+
+    check = examine("key", code=4)
+    said = quick(*run, code=4)
+
+    assert "the key in OPENAI_API_KEY holds characters that no key has" in check["found"]
+    assert check["found"] in said.sentence
+    assert "schl" not in said.err + str(check)
+    assert quick("status", "-o", "out", "--json", code=0).document["jobs"]["total"] == 0
+    monkeypatch.setenv("OPENAI_API_KEY", "sekret\r\n")
+    quick(*run, code=0)
 
 
 # --- status -------------------------------------------------------------------------------------
@@ -196,6 +213,8 @@ def test_what_stands_in_a_log_beside_an_archive_is_read(
 ) -> None:
     """A killed run's folder was copied as it lay: its last commits are only in the log."""
     seeds.enqueue("a")  # still open: nothing is checkpointed
+    lock = seeds.root / ".tokenspool/spool.db.lock"
+    lock.unlink(missing_ok=True)
     monkeypatch.setattr(databases, "is_on_read_only_disk", lambda _: True)
 
     with closing(Database(sqlite_url(seeds.root / ".tokenspool/spool.db"))) as archive:
@@ -206,6 +225,7 @@ def test_what_stands_in_a_log_beside_an_archive_is_read(
             archive.write() as connection,
         ):
             connection.exec_driver_sql("DELETE FROM job")
+    assert not lock.exists()
 
 
 # --- db -----------------------------------------------------------------------------------------
