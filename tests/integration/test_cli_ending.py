@@ -48,7 +48,8 @@ def test_too_few_open_files_are_told_before_anything_is_made(
 
     monkeypatch.setattr("cli.run.allow_open_files", refuse)
 
-    said = spool("run", "in.jsonl", "-o", "out", "--model", "m", "--streams", "7", code=2)
+    args = ("in.jsonl", "-o", "out", "--model", "m", "--base-url", NOBODY)
+    said = spool("run", *args, "--endpoint-patience", "0", "--streams", "7", code=2)
 
     assert said.sentence == "tokenspool: 7 streams need more"
     assert not Path("out").exists()
