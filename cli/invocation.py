@@ -113,8 +113,10 @@ def _bring_home(database: Database) -> None:
     from tokenspool.errors import UsageError  # noqa: PLC0415
     from worker.lock import RunnerLock  # noqa: PLC0415
 
+    if database.path is None:
+        return
     here, there = home.folder_of(database), home.home_of(database)
-    if database.path is None or here is None or here == there:
+    if here is None or here == there:
         return
     lock = RunnerLock(database.path)
     try:
