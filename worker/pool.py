@@ -221,7 +221,6 @@ class Pool:
         todo = [job.id for job in jobs]
         while todo:
             todo = await self._write(partial(forget_some, job_ids=todo))
-            self._parts.fault("after_forget")
 
     async def _write(self, operation: Callable[[sa.Connection], T]) -> T:
         return await self._parts.journal.call(lambda: self._store.write(operation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import threading
 from typing import Self
@@ -48,14 +48,17 @@ class Deaf:
 
     def _between(self, client: socket.socket, server: socket.socket) -> None:
         """Hand bytes on, for one client after the other."""
-        while True:
-            ready, _, _ = select.select([client, server], [], [])
-            for one in ready:
-                said = one.recv(1 << 16)
-                if not said:
-                    return
-                (server if one is client else client).sendall(said)
-                if one is client and self._word and self._word in said:
-                    server.recv(1 << 16)  # it is done once the server answers
-                    self._word, self.lost = None, True
-                    return
+        with selectors.DefaultSelector() as ready:
+            ready.register(client, selectors.EVENT_READ)
+            ready.register(server, selectors.EVENT_READ)
+            while True:
+                for key, _ in ready.select():
+                    one = client if key.fileobj is client else server
+                    said = one.recv(1 << 16)
+                    if not said:
+                        return
+                    (server if one is client else client).sendall(said)
+                    if one is client and self._word and self._word in said:
+                        server.recv(1 << 16)  # it is done once the server answers
+                        self._word, self.lost = None, True
+                        return

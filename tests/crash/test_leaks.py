@@ -70,7 +70,8 @@ async def _cancel(stage: Stage) -> None:
 async def _check(stage: Stage, *, jobs: int) -> None:
     stage.enqueue(stage.prompts([60] * 2, name="first"))
     await _work(stage, _Held())  # what is loaded once, is loaded now
-    stage.enqueue(stage.prompts([10_000] * jobs, name="doomed"))
+    doomed = stage.enqueueing(stage.prompts([10_000] * jobs, name="doomed"))
+    stage.done(stage.command(*map(str, doomed), "--batch", "doomed"))
     stage.enqueue(stage.prompts([60] * jobs))
     before, most = _Held.now(), _Held()
 

@@ -20,6 +20,7 @@ from tests.unit.pipeline.waiting import until
 from tokenspool import tables as t
 from tokenspool.errors import ErrorKind
 from tokenspool.store import claims
+from tokenspool.store import prune as prune_module
 from worker.pool import Pool
 from worker.sites import Sites
 
@@ -278,6 +279,26 @@ async def test_without_keep_the_journal_forgets_what_is_published(tmp_path: Path
             assert place.bench.row("job", number + 1)["bytes"] == len(
                 "".join(numbered(50)).encode()
             )
+
+
+async def test_what_a_death_leaves_to_be_forgotten_is_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forgetting goes in steps; after a death between two of them `prune` does the rest."""
+    monkeypatch.setattr(prune_module, "_STEP_BYTES", 1)
+    script = Script(tokens=lambda _: numbered(50))
+    async with yard(tmp_path, script, jobs=2) as place:
+        await place.drained()
+        database = place.bench.database
+        with database.write() as connection:
+            left = prune_module.forget_some(connection, [1, 2])
+        # We die here: nobody asks for the rest.
+        held = [len(place.bench.rows("segment", job)) for job in (1, 2)]
+
+        pruned = prune_module.prune(database, older_than_s=-1, leftover=lambda _: None)
+
+        assert (left, held, pruned.jobs) == ([1, 2], [0, 1], 1)
+        assert [place.bench.rows("segment", job) for job in (1, 2)] == [[], []]
 
 
 async def test_an_unforeseen_error_ends_the_run_with_its_reason(tmp_path: Path) -> None:
