@@ -26,8 +26,8 @@ STEER_S = 1.0
 #: So much growth of the streams from one steering to the next is a start: making requests costs
 #: more than reading answers, and is over before longer ticks would help.
 STARTING = 1.1
-#: Fewer of the beats than this came: the loop does not get the core it needs. Its own CPU time
-#: does not show that.
+#: Fewer of the beats than this came, in two intervals on end: the loop does not get the core it
+#: needs. Its own CPU time does not show that. One interval alone may be a disk that held a commit.
 ON_TIME = 0.75
 
 
@@ -45,7 +45,7 @@ class Load:
 
     #: Share of the time that the loop's thread was computing.
     busy: float
-    #: Many beats came too late or not at all.
+    #: Many beats came too late or not at all, for more than a moment.
     is_late: bool
     #: Streams that read in ticks, now and one interval before.
     readers: float
@@ -93,6 +93,7 @@ class Clock:
         #: Since the last steering: beats, and the readers there were at each, added up.
         self._beats = self._woken = 0
         self._readers = 0.0
+        self._was_late = False
         #: From this beat on the readers are spread evenly over the tick.
         self._settled_at = 0
         #: While it holds no reader is woken: sockets stay as they are, paused and open.
@@ -144,14 +145,15 @@ class Clock:
         if elapsed < STEER_S:
             return
         used = self._cpu()
+        is_late = self._beats * self.beat_s < ON_TIME * elapsed
         load = Load(
             busy=(used - self._used) / elapsed,
-            is_late=self._beats * self.beat_s < ON_TIME * elapsed,
+            is_late=is_late and self._was_late,
             readers=self._woken / max(1, self._beats),
             before=self._readers,
         )
         self._steered_at += elapsed
-        self._used, self._readers = used, load.readers
+        self._used, self._readers, self._was_late = used, load.readers, is_late
         self._beats = self._woken = 0
         if self._rhythm.tick_s is None:
             self._set(next_ticks(self.ticks, load))

@@ -181,6 +181,20 @@ async def test_ticks_grow_while_beats_come_late() -> None:
     assert clock.ticks == 3
 
 
+async def test_one_late_interval_is_no_load() -> None:
+    """A disk that holds one commit makes beats late for a moment; longer ticks would lose more."""
+    machine = Machine()
+    clock = machine.clock()
+
+    with reading(clock, range(10)):
+        await machine.go(clock, intervals=2, busy=0.7)
+        for _ in range(3):
+            await machine.go(clock, busy=0.7, on_time=0.5)
+            await machine.go(clock, busy=0.7)
+
+    assert clock.ticks == 1
+
+
 async def test_a_process_that_is_busy_starting_streams_keeps_its_ticks() -> None:
     """What a start costs is over soon; longer ticks would lose text for seconds after it."""
     machine = Machine()
