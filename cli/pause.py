@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
 
-from cli.options import BatchName, Folder, command_app, invocation, who
+from cli.options import BatchName, Folder, command_app, invocation, same_database, who
 from cli.printing import amount, say, show_json
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
@@ -39,7 +40,9 @@ def pause(
     elif changed:
         what = amount(changed, "endpoint") if endpoint else f"batch {batch!r}"
         go_on = f"; {amount(running, 'job')} running there to the end" if running else ""
-        say(f"{what} paused{go_on}; `tokenspool unpause` lets it go on")
+        again = f"tokenspool unpause{same_database(asked, output)}"
+        option, name = ("--endpoint", endpoint) if endpoint else ("--batch", batch or "")
+        say(f"{what} paused{go_on}; `{again} {option} {shlex.quote(name)}` lets it go on")
     else:
         say("nothing to pause: it is paused already")
     return 0

@@ -10,7 +10,7 @@ from dataclasses import replace
 import typer
 
 from cli.documents import status_document
-from cli.options import BatchName, Folder, command_app, invocation
+from cli.options import BatchName, Folder, command_app, invocation, same_database
 from cli.printing import amount, duration, show, show_json, size
 from tokenspool.database import Database
 from tokenspool.model import JobState
@@ -36,7 +36,7 @@ def status(ctx: typer.Context, *, output: Folder = None, batch: BatchName = None
     if asked.as_json:
         show_json(status_document(found))
     else:
-        for line in status_lines(found):
+        for line in status_lines(found, database_options=same_database(asked, output)):
             show(line)
     return 0
 
@@ -59,8 +59,11 @@ def without_life(found: reads.Status, dead: AbstractSet[str]) -> reads.Status:
     )
 
 
-def status_lines(found: reads.Status) -> Iterator[str]:
-    """Say it in words, the most wanted first."""
+def status_lines(found: reads.Status, *, database_options: str = "") -> Iterator[str]:
+    """Say it in words, the most wanted first.
+
+    `database_options` make the commands that it names mean this database.
+    """
     counts = found.counts
     states = (f"{counts.jobs[s]:,} {s}" for s in JobState if counts.jobs[s])
     yield f"jobs       {counts.total:,}: " + (", ".join(states) or "none")
@@ -75,7 +78,8 @@ def status_lines(found: reads.Status) -> Iterator[str]:
     if found.oldest_pending_s is not None:
         yield f"waiting    the oldest pending job since {duration(found.oldest_pending_s)}"
     for name in found.paused:
-        yield f"paused     batch {name!r}: `tokenspool unpause --batch {shlex.quote(name)}`"
+        unpause = f"tokenspool unpause{database_options} --batch {shlex.quote(name)}"
+        yield f"paused     batch {name!r}: `{unpause}`"
     for worker in found.workers:
         if worker.state == DEAD:
             heard = duration(worker.heartbeat_s)

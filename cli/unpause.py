@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli.options import BatchName, Folder, command_app, invocation, who
+from cli.options import BatchName, Folder, command_app, invocation, who, work_again
 from cli.pause import EndpointName, choose
 from cli.printing import amount, say, show_json
 from tokenspool.store import pauses
@@ -29,7 +29,7 @@ def unpause(
         show_json({"unpaused": changed})
     elif changed:
         what = amount(changed, "endpoint") if endpoint else f"batch {batch!r}"
-        say(f"{what} unpaused; `tokenspool run` or a worker does the work")
+        say(f"{what} unpaused; `{work_again(asked, output)}` or a worker does the work")
     else:
         say("nothing to unpause: it is not paused")
     return 0

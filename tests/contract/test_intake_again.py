@@ -62,7 +62,7 @@ def test_other_content_under_a_known_custom_id_is_an_error(desk: Desk, between: 
     assert not answer.accepted
     assert str(bad).startswith(f"{desk.folder}/in.jsonl:{between + 2}: custom_id 'a' is already")
     assert f"the job of {desk.folder}/in.jsonl:1," in str(bad)
-    assert "(messages, seed differ)" in str(bad)
+    assert "(other messages, seed)" in str(bad)
     assert "give this line a custom_id of its own" in str(bad)
 
 

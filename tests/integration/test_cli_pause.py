@@ -40,7 +40,7 @@ def test_a_run_ends_at_a_paused_batch_and_goes_on_once_it_is_unpaused(
 ) -> None:
     """It asks for nothing, says why with the command that mends it, and does not wait for ever."""
     said = spool("pause", "--batch", "in", "-o", "out", code=0)
-    assert "batch 'in' paused; `tokenspool unpause` lets it go on" in said.err
+    assert "batch 'in' paused; `tokenspool unpause -o out --batch in` lets it go on" in said.err
 
     said = run(spool, code=3)
     assert said.document["jobs"]["pending"] == 2
@@ -100,7 +100,7 @@ def test_status_shows_the_pauses(spool: Quick, sim: Simulator) -> None:
     spool("pause", "--endpoint", sim.base_url, "-o", "out", code=0)
 
     said = spool("status", "-o", "out", code=0)
-    assert "paused     batch 'in': `tokenspool unpause --batch in`" in said.out
+    assert "paused     batch 'in': `tokenspool unpause -o out --batch in`" in said.out
     assert f"{sim.base_url} m: paused (by " in said.out
 
     document = spool("status", "-o", "out", "--json", code=0).document

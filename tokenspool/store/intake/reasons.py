@@ -41,7 +41,7 @@ def differs(spec: JobSpec, *, body: bytes, line: str) -> str:
     what = ", ".join(keys[:_NAMED] or ["numbers"]) + (" …" if len(keys) > _NAMED else "")
     return (
         f"custom_id {quoted(spec.custom_id)} is already the job of {line}, which asks for something"
-        f" else ({what} differ): give this line a custom_id of its own"
+        f" else (other {what}): give this line a custom_id of its own"
     )
 
 
