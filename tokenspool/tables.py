@@ -27,7 +27,7 @@ from sqlalchemy import (
 from tokenspool.model import JobState
 
 #: The newest migration; `database.py` compares it with what the database carries.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -52,6 +52,10 @@ intake = Table(
     Column("created_at", Float, nullable=False),
     Column("revealed", Boolean, nullable=False, server_default=text("false")),
 )
+#: Every claim asks which ones are hidden: there may be an intake for each job a service enqueued.
+_HIDDEN = ~intake.c.revealed
+Index("intake_hidden", intake.c.id, sqlite_where=_HIDDEN, postgresql_where=_HIDDEN)
+Index("intake_batch", intake.c.batch_id, intake.c.id)
 
 output = Table(
     "output",
@@ -125,13 +129,31 @@ job = Table(
     UniqueConstraint("batch_id", "custom_id"),
     UniqueConstraint("output_id", "name_key"),
 )
+#: What a free slot may take: offered to the fleet by a hint, or not yet.
+CLAIMABLE = (JobState.PENDING, JobState.DISPATCHED)
+
+
+def claimable() -> ColumnElement[bool]:
+    """Give the condition that a job may be claimed, written as the index over those says it."""
+    return job.c.state.in_([literal_column(f"'{state.value}'") for state in CLAIMABLE])
+
+
+#: Groups first: a group that is held back (paused, unrevealed) is stepped over with one look.
 Index(
-    "job_ready",
+    "job_claimable",
     job.c.endpoint_id,
+    job.c.batch_id,
+    job.c.intake_id,
     job.c.priority.desc(),
     job.c.id,
-    sqlite_where=job.c.state == "pending",
-    postgresql_where=job.c.state == "pending",
+    sqlite_where=claimable(),
+    postgresql_where=claimable(),
+)
+Index(
+    "job_dispatched",
+    job.c.run_at,
+    sqlite_where=job.c.state == "dispatched",
+    postgresql_where=job.c.state == "dispatched",
 )
 Index(
     "job_due",

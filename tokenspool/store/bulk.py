@@ -57,6 +57,16 @@ def lock_checkpoints(
     return {job_id: (epoch, seq, text) for job_id, epoch, seq, text in found}
 
 
+def among(
+    connection: sa.Connection, column: sa.Column[int], ids: Sequence[int]
+) -> sa.ColumnElement[bool]:
+    """Give the condition that a column is one of many numbers."""
+    if not is_bulk(connection):
+        return column.in_(ids)
+    array = sa.bindparam("ids", list(ids), type_=postgresql.ARRAY(sa.BigInteger), unique=True)
+    return column == sa.any_(array)
+
+
 def unnest(columns: Columns) -> str:
     """Give the FROM item `n` that makes rows of one array for each column."""
     arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())

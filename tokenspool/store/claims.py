@@ -16,6 +16,7 @@ from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Checkpoint, Endpoint, Job, JobState, Kind, Resume, Spent
 from tokenspool.store import bulk, claims_bulk
+from tokenspool.store.choosing import CHANCE, Chance, choose
 from tokenspool.store.counts import Tally
 from tokenspool.store.workers import lives
 
@@ -36,32 +37,44 @@ def _once(chosen: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(cte.c.id)
 
 
-def hidden() -> sa.ColumnElement[bool]:
-    """Jobs of an unfinished enqueue or a paused batch."""
-    unrevealed = sa.select(t.intake.c.id).where(~t.intake.c.revealed)
-    paused = sa.select(t.batch.c.id).where(t.batch.c.paused)
-    return _j.intake_id.in_(unrevealed) | _j.batch_id.in_(paused)
-
-
 def claim_ready(
-    connection: sa.Connection, *, worker: str, endpoint_id: int, limit: int, leased: bool = False
+    connection: sa.Connection,
+    *,
+    worker: str,
+    endpoint_id: int,
+    limit: int,
+    leased: bool = False,
+    chance: Chance = CHANCE,
 ) -> list[Job]:
-    """Claim up to `limit` pending jobs of an endpoint for `worker`, best first.
+    """Claim up to `limit` pending or dispatched jobs of an endpoint for `worker`, best first.
 
-    Once committed, each job is `running`, owned by the worker, under a new epoch; its position
-    comes from the statement that raised the epoch, never from an earlier read. With `leased` a
-    worker that was declared dead, or whose lease has run out, claims nothing.
+    Which are the best is said in `choose`. Once committed, each job is `running`, owned by the
+    worker, under a new epoch; its position comes from the statement that raised the epoch, never
+    from an earlier read. With `leased` a worker that was declared dead, or whose lease has run
+    out, claims nothing.
     """
     if leased and not lives(connection, worker):
         return []
-    best = (
-        sa.select(_j.id)
-        .where(t.has_state(JobState.PENDING), _j.endpoint_id == endpoint_id, ~hidden())
-        .order_by(_j.priority.desc(), _j.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return _claim(connection, best, worker=worker, before=JobState.PENDING)
+    best = choose(connection, endpoint_id=endpoint_id, limit=limit, chance=chance)
+    if not best:
+        return []
+    before = {choice.id: choice.state for choice in best}
+    still = bulk.among(connection, _j.id, list(before)) & t.claimable()
+    values = {"state": JobState.RUNNING.value, "claimed_at": now(), "run_at": None}
+    claimed = _raise_epochs(connection, still, worker=worker, values=values)
+    if not claimed:
+        return []
+    checkpoints = _raise_checkpoints(connection, claimed)
+    positions = [_position(row["id"], checkpoints[row["id"]]) for row in claimed]
+    if bulk.is_bulk(connection):
+        claims_bulk.set_positions(connection, positions)
+    else:
+        connection.execute(_SET_CLAIMED_POSITION, positions)
+    tally = Tally()
+    for row in claimed:
+        tally.move(row["batch_id"], before[row["id"]], JobState.RUNNING)
+    tally.write(connection)
+    return _jobs(connection, claimed, checkpoints)
 
 
 def claim_complete(
@@ -77,36 +90,38 @@ def claim_complete(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return _claim(connection, ownerless, worker=worker, before=JobState.COMPLETE)
-
-
-def _claim(
-    connection: sa.Connection, chosen: sa.Select[Any], *, worker: str, before: JobState
-) -> list[Job]:
-    running = before is JobState.PENDING
-    values: dict[str, Any] = {"owner": worker, "epoch": _j.epoch + 1}
-    if running:
-        values |= {"state": JobState.RUNNING.value, "claimed_at": now(), "run_at": None}
-    rows = connection.execute(
-        sa.update(t.job)
-        .where(_j.id.in_(_once(chosen)), t.has_state(before))
-        .values(values)
-        .returning(*_JOB_COLUMNS)
-    ).mappings()
-    claimed: list[Row] = sorted(map(dict, rows), key=lambda row: (-row["priority"], row["id"]))
+    chosen = _j.id.in_(_once(ownerless)) & t.has_state(JobState.COMPLETE)
+    claimed = _raise_epochs(connection, chosen, worker=worker, values={})
     if not claimed:
         return []
     checkpoints = _raise_checkpoints(connection, claimed)
-    if running:
-        positions = [_position(row["id"], checkpoints[row["id"]]) for row in claimed]
-        if bulk.is_bulk(connection):
-            claims_bulk.set_positions(connection, positions)
-        else:
-            connection.execute(_SET_CLAIMED_POSITION, positions)
-        tally = Tally()
-        for row in claimed:
-            tally.move(row["batch_id"], before, JobState.RUNNING)
-        tally.write(connection)
+    return _jobs(connection, claimed, checkpoints, complete=True)
+
+
+def _raise_epochs(
+    connection: sa.Connection,
+    chosen: sa.ColumnElement[bool],
+    *,
+    worker: str,
+    values: Mapping[str, Any],
+) -> list[Row]:
+    """Give the chosen jobs to the worker, under a new epoch; give their rows, best first."""
+    rows = connection.execute(
+        sa.update(t.job)
+        .where(chosen)
+        .values({"owner": worker, "epoch": _j.epoch + 1, **values})
+        .returning(*_JOB_COLUMNS)
+    ).mappings()
+    return sorted(map(dict, rows), key=lambda row: (-row["priority"], row["id"]))
+
+
+def _jobs(
+    connection: sa.Connection,
+    claimed: Sequence[Row],
+    checkpoints: Mapping[int, Checkpoint],
+    *,
+    complete: bool = False,
+) -> list[Job]:
     endpoints = _endpoints(connection, {row["endpoint_id"] for row in claimed})
     roots = _roots(connection, {row["output_id"] for row in claimed})
     return [
@@ -115,7 +130,7 @@ def _claim(
             checkpoint=checkpoints[row["id"]],
             endpoint=endpoints[row["endpoint_id"]],
             root=roots[row["output_id"]],
-            complete=not running,
+            complete=complete,
         )
         for row in claimed
     ]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Endpoint, JobState
-from tokenspool.store.claims import hidden
+from tokenspool.store.groups import endpoints_with_claimable, hidden
 
 _e, _j = t.endpoint.c, t.job.c
 
@@ -25,16 +25,15 @@ class Known:
 
 
 def with_work(connection: sa.Connection) -> list[tuple[Endpoint, Known, str]]:
-    """Give the endpoints with pending or waiting jobs, what is known of each, and its state.
+    """Give the endpoints with claimable or waiting jobs, what is known of each, and its state.
 
     Jobs of a paused batch or an unfinished enqueue are no work: who waited for them would wait
     until somebody else acts, and the endpoint of a refused enqueue disappears.
     """
-    has_work = [
-        sa.exists().where(_j.endpoint_id == _e.id, t.has_state(state), ~hidden())
-        for state in (JobState.PENDING, JobState.WAITING)
-    ]
-    rows = connection.execute(sa.select(t.endpoint).where(sa.or_(*has_work)).order_by(_e.id)).all()
+    ready = endpoints_with_claimable(connection)
+    waits = sa.exists().where(_j.endpoint_id == _e.id, t.has_state(JobState.WAITING), ~hidden())
+    work = sa.or_(_e.id.in_(ready), waits)
+    rows = connection.execute(sa.select(t.endpoint).where(work).order_by(_e.id)).all()
     return [
         (
             Endpoint(id=row.id, url=row.url, model=row.model, api_key_env=row.api_key_env),
