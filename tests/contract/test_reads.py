@@ -17,6 +17,7 @@ from tokenspool.store import lookup, reads
 from tokenspool.store.folding import FOLDED_BYTES, fold_step
 from tokenspool.store.following import Position, look
 from tokenspool.store.lookup import Filter
+from tokenspool.store.oldest import oldest_pending_s
 from tokenspool.store.outcomes import outcomes
 
 
@@ -119,6 +120,29 @@ def test_the_oldest_pending_job_is_found_behind_every_priority(
     oldest = status_of(database).oldest_pending_s
 
     assert oldest == pytest.approx(1000, abs=30)
+
+
+def test_the_oldest_pending_job_may_be_dispatched_or_paused_and_of_any_batch(
+    database: Database, seeds: Seeds
+) -> None:
+    """It has waited all the same; asked for one batch, only its jobs count."""
+    seeds.enqueue("new", batch="first")
+    seeds.enqueue("offered", batch="second", state="dispatched", created_at=now() - 3000)
+    seeds.enqueue("paused", batch="third", created_at=now() - 7000, priority=-1)
+    seeds.enqueue("urgent", batch="third", priority=1)
+    with database.write() as connection:
+        connection.execute(sa.update(t.batch).where(t.batch.c.name == "third").values(paused=True))
+
+    with database.read() as connection:
+        ages = [oldest_pending_s(connection, batch=batch) for batch in (None, 1, 2, 3, 4)]
+
+    assert ages == [
+        pytest.approx(7000, abs=30),
+        pytest.approx(0, abs=30),
+        pytest.approx(3000, abs=30),
+        pytest.approx(7000, abs=30),
+        None,
+    ]
 
 
 def test_only_workers_whose_lease_runs_are_shown(database: Database, seeds: Seeds) -> None:

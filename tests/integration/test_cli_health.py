@@ -72,7 +72,7 @@ def test_a_whole_database_is_well_and_left_as_it_is(seeds: Seeds, examine: Exami
     files = [SPOOL, SPOOL.with_name("spool.db-wal")]
     before = [file.read_bytes() for file in files]
 
-    assert examine("database", code=0)["found"].endswith("spool.db, revision 0001")
+    assert examine("database", code=0)["found"].endswith("spool.db, revision 0002")
 
     assert [file.read_bytes() for file in files] == before
     assert sorted(p.name for p in Path("out").iterdir()) == [".tokenspool"]
@@ -139,7 +139,7 @@ def test_a_database_that_is_not_there_yet_is_told_in_plain_words(
     found = examine("database", code=0)["found"]
 
     assert found.endswith(
-        "without tables yet: `tokenspool run` or `enqueue` brings it to revision 0001"
+        "without tables yet: `tokenspool run` or `enqueue` brings it to revision 0002"
     )
     assert not list(quick.folder.iterdir())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -168,7 +169,7 @@ def _fetch(connection: sa.Connection, turns: _Turns, states: Sequence[JobState])
     if bulk.is_bulk(connection):
         found = bulk.execute(connection, _NEXT_OF_ALL.format(ready=ready(states, "j")), _KEYS, rows)
     else:
-        one = sa.text(_NEXT.format(ready=ready(states, "j")))
+        one = _next_of_one(tuple(states))
         keys = [dict(zip(_KEYS, row, strict=True)) for row in rows]
         found = [row for key in keys for row in connection.execute(one, key)]
     fetched: list[list[Choice]] = [[] for _ in asked]
@@ -198,6 +199,13 @@ ORDER BY j.priority DESC, j.id LIMIT {key.format("missing")}
 
 
 _NEXT = _next(":{}")
+
+
+@cache
+def _next_of_one(states: tuple[JobState, ...]) -> sa.TextClause:
+    return sa.text(_NEXT.format(ready=ready(states, "j")))
+
+
 #: One statement for all groups; the rows are locked as they are found, so none is locked in vain.
 _NEXT_OF_ALL = (
     f"SELECT p.* FROM {bulk.unnest(_KEYS)}"  # noqa: S608 - names of our own

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -20,7 +21,7 @@ MOST = 500
 #: Gives a number from 0 up to, not including, 1.
 Roll = Callable[[], float]
 #: Above every id.
-_ABOVE = 2**63 - 1
+ABOVE = 2**63 - 1
 #: Of the die that chooses where a walk begins.
 _SIDES = 2**20
 #: Of a table that has just been filled the planner knows nothing, and would rather read all of it.
@@ -75,10 +76,8 @@ def claimable_groups(
     Paused batches and unfinished enqueues are left out. Beyond `MOST` groups a part is given,
     beginning with the batch that `roll` chooses and going round, so that each has its turn.
     """
-    rows = connection.execute(
-        sa.text(_WALK.format(ready=ready(states, "f"))),
-        {"endpoint": endpoint_id, "roll": int(roll() * _SIDES), "most": MOST, "above": _ABOVE},
-    )
+    asked = {"roll": int(roll() * _SIDES), "most": MOST, "above": ABOVE}
+    rows = connection.execute(_walk(tuple(states)), {"endpoint": endpoint_id, **asked})
     return [
         Group(
             endpoint_id=endpoint_id,
@@ -92,7 +91,7 @@ def claimable_groups(
 
 def endpoints_with_claimable(connection: sa.Connection) -> set[int]:
     """Give the endpoints that have a claimable job outside of paused batches and enqueues."""
-    return set(connection.execute(_ENDPOINTS, {"above": _ABOVE}).scalars())
+    return set(connection.execute(_ENDPOINTS).scalars())
 
 
 _PAUSED = "EXISTS (SELECT 1 FROM batch AS b WHERE b.id = j.batch_id AND b.paused)"
@@ -100,7 +99,8 @@ _HIDDEN = "EXISTS (SELECT 1 FROM intake AS i WHERE i.id = j.intake_id AND NOT i.
 _ORDER = "ORDER BY f.batch_id, f.intake_id, f.priority DESC, f.id LIMIT 1"
 _SEEN = f"j.batch_id, j.intake_id, j.priority, {_PAUSED}, {_HIDDEN}"
 _OF_ENDPOINT = "FROM job AS f WHERE f.endpoint_id = :endpoint AND {ready}"
-#: Round once: from `origin` to the end, then from the beginning to `origin`.
+#: Round once: from `origin` to the end, then from the beginning to `origin`. Each step asks for the
+#: next intake, else for the next batch: comparing both at once, SQLite reads all jobs of a group.
 _WALK = f"""
 WITH RECURSIVE
 span (least, most) AS (
@@ -115,31 +115,41 @@ walk (batch_id, intake_id, priority, paused, hidden, seen) AS (
     (SELECT f.id {_OF_ENDPOINT} AND f.batch_id >= (SELECT id FROM origin) {_ORDER})
   UNION ALL
   SELECT {_SEEN}, w.seen + 1 FROM walk AS w JOIN job AS j ON j.id = COALESCE(
-    (SELECT f.id {_OF_ENDPOINT}
-      AND (f.batch_id, f.intake_id)
-        > (w.batch_id, CASE WHEN w.paused THEN :above ELSE w.intake_id END)
+    CASE WHEN NOT w.paused THEN
+      (SELECT f.id {_OF_ENDPOINT} AND f.batch_id = w.batch_id AND f.intake_id > w.intake_id
+        {_ORDER}) END,
+    (SELECT f.id {_OF_ENDPOINT} AND f.batch_id > w.batch_id
       AND f.batch_id < CASE WHEN w.batch_id < (SELECT id FROM origin)
-        THEN (SELECT id FROM origin) ELSE :above END
-      {_ORDER}),
+        THEN (SELECT id FROM origin) ELSE :above END {_ORDER}),
     CASE WHEN w.batch_id >= (SELECT id FROM origin) THEN
       (SELECT f.id {_OF_ENDPOINT} AND f.batch_id < (SELECT id FROM origin) {_ORDER}) END)
   WHERE w.seen < :most
 )
 SELECT batch_id, intake_id, priority FROM walk WHERE NOT paused AND NOT hidden
 """  # noqa: S608 - names of our own
+
+
+@cache
+def _walk(states: tuple[JobState, ...]) -> sa.TextClause:
+    return sa.text(_WALK.format(ready=ready(states, "f")))
+
+
+_READY = f"FROM job AS f WHERE {ready(t.CLAIMABLE, 'f')}"
 _ENDPOINTS = sa.text(f"""
 WITH RECURSIVE walk (endpoint_id, batch_id, intake_id, paused, hidden) AS (
   SELECT j.endpoint_id, j.batch_id, j.intake_id, {_PAUSED}, {_HIDDEN} FROM job AS j
-  WHERE j.id = (SELECT f.id FROM job AS f WHERE {ready(t.CLAIMABLE, "f")}
-    ORDER BY f.endpoint_id, f.batch_id, f.intake_id, f.priority DESC, f.id LIMIT 1)
+  WHERE j.id = (SELECT f.id {_READY} ORDER BY f.endpoint_id, f.batch_id, f.intake_id LIMIT 1)
   UNION ALL
   SELECT j.endpoint_id, j.batch_id, j.intake_id, {_PAUSED}, {_HIDDEN}
-  FROM walk AS w JOIN job AS j ON j.id = (
-    SELECT f.id FROM job AS f WHERE {ready(t.CLAIMABLE, "f")}
-      AND (f.endpoint_id, f.batch_id, f.intake_id) > (w.endpoint_id,
-        CASE WHEN w.paused OR w.hidden THEN w.batch_id ELSE :above END,
-        CASE WHEN w.paused THEN :above ELSE w.intake_id END)
-    ORDER BY f.endpoint_id, f.batch_id, f.intake_id, f.priority DESC, f.id LIMIT 1)
+  FROM walk AS w JOIN job AS j ON j.id = COALESCE(
+    CASE WHEN w.hidden AND NOT w.paused THEN
+      (SELECT f.id {_READY} AND f.endpoint_id = w.endpoint_id AND f.batch_id = w.batch_id
+        AND f.intake_id > w.intake_id ORDER BY f.intake_id LIMIT 1) END,
+    CASE WHEN w.hidden OR w.paused THEN
+      (SELECT f.id {_READY} AND f.endpoint_id = w.endpoint_id AND f.batch_id > w.batch_id
+        ORDER BY f.batch_id, f.intake_id LIMIT 1) END,
+    (SELECT f.id {_READY} AND f.endpoint_id > w.endpoint_id
+      ORDER BY f.endpoint_id, f.batch_id, f.intake_id LIMIT 1))
 )
 SELECT DISTINCT endpoint_id FROM walk WHERE NOT paused AND NOT hidden
 """)  # noqa: S608 - names of our own

@@ -126,11 +126,11 @@ def running_on(connection: sa.Connection, target: Target) -> int:
 
 
 def held(connection: sa.Connection) -> Held:
-    """Give which pauses hold up pending or waiting jobs just now.
+    """Give which pauses hold up claimable or waiting jobs just now.
 
     Counts every job that waits: for the end of a run, not for a status.
     """
-    waits = _j.state.in_([JobState.PENDING.value, JobState.WAITING.value])
+    waits = _j.state.in_([state.value for state in (*t.CLAIMABLE, JobState.WAITING)])
     unrevealed = sa.select(t.intake.c.id).where(~t.intake.c.revealed)
     rows = connection.execute(
         sa.select(_j.batch_id, _j.endpoint_id, _b.name, _b.paused, _e.url, _e.model)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,12 +11,11 @@ from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.errors import ErrorKind, UsageError
 from tokenspool.model import ENDED, JobState
+from tokenspool.store.oldest import oldest_pending_s
 
 _j, _c, _b, _n = t.job.c, t.checkpoint.c, t.batch.c, t.job_count.c
 #: Up to this many jobs we look whether any token count is an estimate; above it we assume so.
 _LOOK_FOR_ESTIMATES = 10_000
-#: Distinct priorities per endpoint that are looked at for the oldest pending job.
-_PRIORITIES = 100
 _PAUSED = sa.select(_b.name).where(_b.paused).order_by(_b.id)
 #: Names given when an unknown one was said.
 _NAMED = 10
@@ -138,7 +136,7 @@ def status(connection: sa.Connection, *, batch: int | None = None) -> Status:
     return Status(
         counts=found,
         estimated=_estimated(connection, found, batch=batch),
-        oldest_pending_s=_oldest_pending_s(connection, batch=batch),
+        oldest_pending_s=oldest_pending_s(connection, batch=batch),
         # Workers do not tell batches apart: with several, a batch's own speed is not known.
         tokens_per_s=speed if only else None,
         workers=workers,
@@ -197,37 +195,6 @@ def _estimated(connection: sa.Connection, found: Counts, *, batch: int | None) -
     if batch is not None:
         some = some.join(t.job, _j.id == _c.job_id).where(_j.batch_id == batch)
     return connection.execute(some.limit(1)).first() is not None
-
-
-def _oldest_pending_s(connection: sa.Connection, *, batch: int | None) -> float | None:
-    """Walk the ready jobs by their index, one look per endpoint and priority."""
-    oldest: float | None = None
-    hidden = set(connection.execute(sa.select(t.intake.c.id).where(~t.intake.c.revealed)).scalars())
-    for endpoint in connection.execute(sa.select(t.endpoint.c.id)).scalars().all():
-        for row in _first_of_each_priority(connection, endpoint, batch=batch):
-            if row.intake_id not in hidden:
-                oldest = max(oldest or 0.0, float(row.age))
-    return oldest
-
-
-def _first_of_each_priority(
-    connection: sa.Connection, endpoint: int, *, batch: int | None
-) -> Iterator[Any]:
-    ready = (
-        sa.select(_j.priority, _j.intake_id, (now() - _j.created_at).label("age"))
-        .where(_j.state == JobState.PENDING.value, _j.endpoint_id == endpoint)
-        .order_by(_j.priority.desc(), _j.id)
-        .limit(1)
-    )
-    if batch is not None:
-        ready = ready.where(_j.batch_id == batch)
-    below = ready
-    for _ in range(_PRIORITIES):
-        row = connection.execute(below).first()
-        if row is None:
-            return
-        yield row
-        below = ready.where(_j.priority < row.priority)
 
 
 def failures(connection: sa.Connection, *, batch: int | None = None) -> dict[ErrorKind, int]:
