@@ -43,6 +43,8 @@ batch = Table(
     Column("paused", Boolean, nullable=False, server_default=text("false")),
 )
 
+#: The batch of an intake whose jobs have joined an earlier one; no batch has this id.
+JOINED = 0
 #: One bulk enqueue. Its jobs are invisible until `revealed`, which is one row's change.
 intake = Table(
     "intake",

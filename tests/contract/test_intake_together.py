@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tests.contract.desk import OPTIONS, QUICK, Desk, many, prompts
 from tokenspool import tables as t
-from tokenspool.database import Database
+from tokenspool.database import Database, DatabaseError
 from tokenspool.errors import Unavailable
 from tokenspool.inputs import BadLine, JobSpec
 from tokenspool.store.intake import Enqueued, Listener, enqueue
@@ -135,3 +135,53 @@ def test_a_reveal_whose_answer_was_lost_may_be_repeated(desk: Desk) -> None:
     hidden.reveal()
 
     assert desk.pending() == 3
+
+
+def test_small_enqueues_into_a_batch_share_one_intake(desk: Desk) -> None:
+    """A claim looks at each intake of a batch: a service may enqueue its jobs one by one."""
+    for number in range(6):
+        desk.take(*prompts(f"job{number}"), name=f"in{number}")
+    desk.take(*prompts("other"), batch="other", name="other", root="/other")
+
+    of_batches = {row["custom_id"]: row["intake_id"] for row in desk.rows()}
+    assert len({of_batches[f"job{number}"] for number in range(6)}) == 1
+    assert of_batches["other"] != of_batches["job0"]
+    assert len(desk.rows(t.intake)) <= 4
+    assert desk.pending() == 7
+    claimed = desk.claim()
+    assert [name for name in claimed if name != "other"] == [f"job{n}" for n in range(6)]
+
+
+def test_small_enqueues_stay_behind_a_large_one(desk: Desk) -> None:
+    """They join the last that came before, so that the order of the batch is kept."""
+    desk.take(*prompts("first"), name="first")
+    desk.take(*many(1_200), name="large")
+    desk.take(*prompts("last"), name="last")
+
+    intakes = [row["intake_id"] for row in desk.rows()]
+    assert intakes == sorted(intakes)
+    assert len(set(intakes)) == 2
+    claimed = desk.claim()
+    assert (claimed[0], claimed[-1], len(claimed)) == ("first", "last", 1_202)
+
+
+def test_a_small_enqueue_whose_commit_was_not_answered_is_there_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds that its jobs have joined the others, and is content."""
+    desk.take(*prompts("before"), name="before")
+    reveal = Hidden._reveal
+    tries: list[int] = []
+
+    def unanswered(self: Hidden, connection: sa.Connection) -> None:
+        reveal(self, connection)
+        if not tries:
+            tries.append(1)
+            connection.commit()
+            raise DatabaseError("the database", "connection lost", passing=True)
+
+    monkeypatch.setattr(Hidden, "_reveal", unanswered)
+    answer = desk.take(*prompts("a", "b"), name="again")
+
+    assert (answer.accepted, answer.new, desk.pending()) == (True, 2, 3)
+    assert desk.claim() == ["before", "a", "b"]

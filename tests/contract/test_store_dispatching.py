@@ -257,6 +257,19 @@ def test_claims_and_cancels_go_on_beside_the_window(seeds: Seeds) -> None:
     assert set(states) == {"running", "cancelled"}
 
 
+def test_two_claimers_share_without_waiting(seeds: Seeds) -> None:
+    """While one's claim is not committed, the other gets the next jobs, each just once."""
+    seeds.enqueue("a1", "a2", "a3", batch="a")
+    seeds.enqueue("b1", batch="b")
+    fill(seeds, lookahead=2)
+
+    with seeds.database.write() as first:
+        one = claims.claim_ready(first, worker="one", endpoint_id=1, limit=2)
+        two = _claim(seeds, "two")
+
+    assert sorted([*(job.custom_id for job in one), *two]) == ["a1", "a2", "a3", "b1"]
+
+
 def _claim(seeds: Seeds, worker: str) -> list[str]:
     with seeds.database.write() as connection:
         jobs = claims.claim_ready(connection, worker=worker, endpoint_id=1, limit=3)

@@ -20,6 +20,8 @@ from tokenspool.store.intake.place import Asked, Place, make_endpoint
 from tokenspool.store.intake.turns import MAX_ROWS, Turns
 
 _i, _j = t.intake.c, t.job.c
+#: Jobs that get no intake of their own in a batch that has one: a step of one transaction.
+_FEW = MAX_ROWS
 _SWEPT = "another enqueue took this one for abandoned; nothing was taken, try again"
 
 
@@ -119,6 +121,8 @@ class Hidden:
         if revealed is None or not self._all_there(connection):
             raise Unavailable(_SWEPT)
         connection.execute(sa.update(t.intake).where(_i.id == self.intake_id).values(revealed=True))
+        if self._jobs <= _FEW:
+            self._join_the_last(connection)
         tally = Tally()
         tally.move(self.place.batch_id or 0, None, JobState.PENDING, self._jobs)
         tally.write(connection)
@@ -127,8 +131,40 @@ class Hidden:
         """Tell whether no sweep has begun; only a lost session on PostgreSQL lets one begin."""
         if connection.dialect.name == "sqlite":
             return True
-        mine = sa.select(sa.func.count()).select_from(t.job).where(_j.intake_id == self.intake_id)
+        mine = sa.select(sa.func.count()).select_from(t.job).where(self._mine(connection))
         return connection.execute(mine).scalar() == self._jobs
+
+    def _mine(self, connection: sa.Connection) -> sa.ColumnElement[bool]:
+        """Give the condition that a job is one of these, so that an index finds them."""
+        if connection.dialect.name == "postgresql":
+            # Of a table that has just been filled the planner knows nothing.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        return (
+            _j.endpoint_id.in_(sa.select(t.endpoint.c.id))
+            & (_j.batch_id == self.place.batch_id)
+            & (_j.intake_id == self.intake_id)
+            & t.claimable()
+        )
+
+    def _join_the_last(self, connection: sa.Connection) -> None:
+        """Put the jobs to those that came into the batch before: claims look at each intake.
+
+        A service that enqueues job by job would leave them one intake each. Only the last one may
+        take them in, so that within a batch a later intake has later jobs.
+        """
+        before = sa.select(sa.func.max(_i.id)).where(
+            _i.batch_id == self.place.batch_id, _i.revealed, _i.id < self.intake_id
+        )
+        last = connection.execute(before).scalar()
+        if last is None:
+            return
+        join = sa.update(t.job).where(self._mine(connection)).values(intake_id=last)
+        connection.execute(join)
+        # Ours stays until the next one is through, for a commit whose answer is lost.
+        earlier = (_i.batch_id == t.JOINED) & (_i.id < self.intake_id)
+        connection.execute(t.intake.delete().where(earlier))
+        ours = sa.update(t.intake).where(_i.id == self.intake_id)
+        connection.execute(ours.values(batch_id=t.JOINED))
 
     def forget(self) -> None:
         """Remove them, and what was made for them."""
