@@ -59,9 +59,8 @@ class Queue:
 def _queues(sizes: list[int]) -> Iterator[Queue]:
     for size in sizes:
         yield Queue(name="one batch", jobs=size)
-    for size in sizes:
-        yield Queue(name="behind a paused batch", jobs=size, paused=max(sizes))
     most = max(sizes)
+    yield Queue(name="behind a paused batch", jobs=most, paused=most)
     yield Queue(name="100 batches", jobs=most, batches=100)
     yield Queue(name="10,000 intakes", jobs=most, intakes=10_000)
 

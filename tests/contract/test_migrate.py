@@ -16,6 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from tests.contract.seeds import Seeds
 from tokenspool import migrate, tables
 from tokenspool.database import Database, sqlite_url
 from tokenspool.errors import TokenspoolError, Unavailable, UsageError
@@ -175,6 +176,35 @@ def test_an_older_postgresql_waits_for_somebody_to_decide(new_postgresql: str) -
         set_revision(database, "0000")
         with pytest.raises(Unavailable, match="is at revision 0000: run `tokenspool db upgrade`"):
             migrate.ensure(database)
+
+
+def test_a_database_of_the_first_version_keeps_its_jobs(
+    bare_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upgraded with rows in place, it has the new indexes, and its jobs are claimed."""
+    with opened(bare_url) as database:
+        monkeypatch.setattr(tables, "HEAD", "0001")
+        migrate.upgrade(database)
+        seeds = Seeds(database=database, root=tmp_path)
+        seeds.enqueue("a", "b")
+        seeds.enqueue("paused", batch="paused")
+        with database.write() as connection:
+            paused = sa.update(tables.batch).where(tables.batch.c.name == "paused")
+            connection.execute(paused.values(paused=True))
+        before = seeds.rows(tables.job)
+        monkeypatch.undo()
+
+        assert migrate.current(database) == "0001"
+        migrate.upgrade(database)
+
+        assert migrate.current(database) == tables.HEAD
+        assert seeds.rows(tables.job) == before
+        with database.read() as connection:
+            inspector = sa.inspect(connection)
+            made = {index["name"] for index in inspector.get_indexes("job")}
+        assert {"job_claimable", "job_dispatched"} <= made
+        assert "job_ready" not in made
+        assert [job.custom_id for job in seeds.claim()] == ["a", "b"]
 
 
 def test_many_processes_may_upgrade_at_once(bare_url: str) -> None:

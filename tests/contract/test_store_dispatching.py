@@ -257,6 +257,33 @@ def test_claims_and_cancels_go_on_beside_the_window(seeds: Seeds) -> None:
     assert set(states) == {"running", "cancelled"}
 
 
+def test_filling_the_window_reads_no_table_of_jobs_through(seeds: Seeds) -> None:
+    """With 100,000 jobs that are done and 1,000 that wait; not even right after they came."""
+    seeds.enqueue("a")
+    made = {"id", "custom_id", "name", "name_key", "state"}
+    same = ", ".join(column.name for column in t.job.c if column.name not in made)
+    many = sa.text(
+        f"INSERT INTO job (custom_id, name, name_key, state, {same})"  # noqa: S608 - our own
+        f" SELECT n, n, n, CASE WHEN n <= 1000 THEN 'pending' ELSE 'done' END, {same}"
+        " FROM job, generate_series(1, 101000) AS n"
+    )
+    plans: list[str] = []
+
+    def explain(_connection: object, cursor: Any, said: str, values: Any, *_: Any) -> None:
+        if said.lstrip().startswith(("SELECT", "WITH", "UPDATE")):
+            cursor.execute(f"EXPLAIN {said}", values)
+            plans.append("\n".join(row[0] for row in cursor))
+
+    with seeds.database.write() as connection:
+        connection.execute(many)
+    with seeds.database.write() as connection:
+        sa.event.listen(connection, "before_cursor_execute", explain)
+        assert len(fill_window(connection, lookahead=200)) == 200
+
+    assert [plan for plan in plans if "on job" in plan]
+    assert not [plan for plan in plans if "Seq Scan on job" in plan]
+
+
 def test_two_claimers_share_without_waiting(seeds: Seeds) -> None:
     """While one's claim is not committed, the other gets the next jobs, each just once."""
     seeds.enqueue("a1", "a2", "a3", batch="a")
