@@ -130,6 +130,18 @@ def test_priority_goes_before_fairness(seeds: Seeds) -> None:
     assert in_order == ["b9", "a5", "b1", "b2", "a1", "a2", "a3", "c-9"]
 
 
+def test_an_urgent_job_gives_its_batch_no_more_of_the_rest(seeds: Seeds) -> None:
+    """It is claimed first; what follows is shared as if it had not been there."""
+    seeds.enqueue("urgent", batch="a", priority=9)
+    seeds.enqueue(*(f"a{n}" for n in range(30)), batch="a", priority=5)
+    seeds.enqueue(*(f"b{n}" for n in range(30)), batch="b", priority=5)
+
+    claimed = names(claim(seeds, 21))
+
+    assert "urgent" in claimed
+    assert Counter(name[0] for name in claimed) == {"u": 1, "a": 10, "b": 10}
+
+
 def test_one_claim_goes_down_through_many_priorities(seeds: Seeds) -> None:
     """Each job may have its own: the best of all batches are claimed, whoever's they are."""
     add_many(seeds, 60, batch="even", priority="2 * n.i")
@@ -169,10 +181,10 @@ def test_groups_beyond_the_bound_have_their_turn(
     """A walk looks at some of them, and the next one at others."""
     monkeypatch.setattr(groups, "MOST", 3)
     for n in range(12):
-        seeds.enqueue(f"{n}a", f"{n}b", batch=f"batch{n}")
+        seeds.enqueue(*(f"{n}-{job}" for job in range(13)), batch=f"batch{n}")
 
-    first = {name[:-1] for seed in range(12) for name in names(claim(seeds, 1, seed=seed))}
-    while claim(seeds, 5, seed=len(first)):
+    first = {job.batch_id for seed in range(12) for job in claim(seeds, 1, seed=seed)}
+    while claim(seeds, 50):
         pass
 
     assert len(first) > 5

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.model import Endpoint, JobState
-from tokenspool.store.groups import endpoints_with_claimable, hidden
+from tokenspool.store.groups import endpoints_with_claimable, find_by_index, hidden
 
 _e, _j = t.endpoint.c, t.job.c
 
@@ -30,6 +30,7 @@ def with_work(connection: sa.Connection) -> list[tuple[Endpoint, Known, str]]:
     Jobs of a paused batch or an unfinished enqueue are no work: who waited for them would wait
     until somebody else acts, and the endpoint of a refused enqueue disappears.
     """
+    find_by_index(connection)
     ready = endpoints_with_claimable(connection)
     waits = sa.exists().where(_j.endpoint_id == _e.id, t.has_state(JobState.WAITING), ~hidden())
     work = sa.or_(_e.id.in_(ready), waits)

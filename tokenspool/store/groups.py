@@ -28,7 +28,14 @@ _SIDES = 2**20
 #: What is switched off seems to cost so much that it would compile the statement first.
 _BY_INDEX = "SELECT " + ", ".join(
     f"set_config('{name}', 'off', true)"
-    for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
+    for name in (
+        "enable_seqscan",
+        "enable_bitmapscan",
+        "enable_sort",
+        "enable_hashjoin",
+        "enable_mergejoin",
+        "jit",
+    )
 )
 
 
