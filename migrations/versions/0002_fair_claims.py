@@ -1,8 +1,9 @@
 """Index claimable jobs by their groups, and what a dispatcher has offered.
 
 What old code sees while this runs: it waits, since making an index keeps writers of its table out;
-reckon with a few seconds for each million unfinished jobs, and drain the workers before. Afterwards
-it refuses the database as newer than itself. No row changes.
+reckon with some seconds for each million unfinished jobs. Afterwards what runs goes on, but claims
+by reading all pending jobs, and what starts anew refuses the database as newer than itself: drain
+the workers before. No row changes.
 """
 
 import sqlalchemy as sa

@@ -199,6 +199,22 @@ def test_endpoints_and_batches_share_the_window(seeds: Seeds) -> None:
     assert {"small1", "small2", "other1", "other2", "other3"} <= set(hints)
 
 
+def test_a_window_smaller_than_the_number_of_endpoints_is_filled(seeds: Seeds) -> None:
+    """Those that come first may have nothing that can be taken; then it is the others' turn."""
+    with seeds.database.write() as connection:
+        for number in range(6):
+            row = t.endpoint.insert().values(url=f"http://{number}", model="m", api_key_env="K")
+            connection.execute(row)
+    seeds.enqueue("here", endpoint_id=6)
+    for number in range(1, 6):
+        seeds.enqueue(f"held{number}", endpoint_id=number)
+    held = sa.select(t.job.c.id).where(t.job.c.endpoint_id < 6).with_for_update()
+
+    with seeds.database.write() as other:
+        other.execute(held)
+        assert fill(seeds, lookahead=2) == ["here"]
+
+
 def test_only_one_fills_the_window_at_a_time(seeds: Seeds) -> None:
     """The others find it done, and do not even wait."""
     seeds.enqueue("a", "b", "c")

@@ -113,7 +113,8 @@ def _dispatch(
         for at, endpoint_id in enumerate(waiting):
             share = missing // len(waiting) + (at < missing % len(waiting))
             if not share:
-                break
+                again.append(endpoint_id)
+                continue
             chosen = choose(
                 connection,
                 endpoint_id=endpoint_id,
