@@ -112,9 +112,10 @@ class Worker:
     faults: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        self.delivery = Delivery(
-            self.journal, output_for, threads=1, fault=lambda point: self.faults(point)
-        )
+        self.delivery = Delivery(self.journal, output_for, threads=1, fault=self._fault)
+
+    def _fault(self, point: str) -> None:
+        self.faults(point)
 
     def claim(
         self, text: bytes, *, job_id: int = 1, epoch: int = 1, edition: int = 1, name: str = "a.md"
@@ -285,7 +286,7 @@ async def test_a_worker_without_the_others_disk_rebuilds_from_the_journal(
         bring_back=place.bring_back,
     )
     first.claim(b"half a te")
-    await until(lambda: (elsewhere / "a.md.e1.part").exists())
+    await until((elsewhere / "a.md.e1.part").exists)
 
     assert await second.publish(second.claim(b"half a text, and the rest", epoch=2))
 
