@@ -16,10 +16,14 @@ from dataclasses import dataclass, field
 from html import unescape
 from typing import Any
 
-_ANYBODY = (
-    "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request,"
-    " SignedHeaders=host, Signature=0"
-)
+_HEADERS = {
+    "Authorization": (
+        "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request,"
+        " SignedHeaders=host, Signature=0"
+    ),
+    # Without it, it would be taken for a form.
+    "Content-Type": "application/octet-stream",
+}
 _NUMBERS = itertools.count(1)
 
 
@@ -96,7 +100,7 @@ class S3:
 
     def _ask(self, path: str, *, method: str = "GET", data: bytes | None = None) -> bytes:
         request = urllib.request.Request(  # noqa: S310 - loopback
-            self.url + path, method=method, data=data, headers={"Authorization": _ANYBODY}
+            self.url + path, method=method, data=data, headers=_HEADERS
         )
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
             body: bytes = answer.read()

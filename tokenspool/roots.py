@@ -14,7 +14,7 @@ SCHEMES = ("s3", "gs", "az")
 MAX_PREFIX_BYTES = 1024 - MAX_NAME_BYTES - 1
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}").fullmatch
-_SECRET = re.compile(r"(?<=://)[^/]*@|\?.*", re.DOTALL)
+_SECRET = re.compile(r"(?<=://)[^/]*@|[?#].*", re.DOTALL)
 
 
 def is_url(root: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from pipeline.outputs import delivery as delivery_module
 from pipeline.outputs.delivery import Delivery
 from pipeline.outputs.objects import ONE_PUT_BYTES
+from pipeline.outputs.uploads import AT_ONCE
 from tests.s3 import S3
 from tests.unit.pipeline.waiting import until
 from tokenspool.model import Checkpoint, Endpoint, Entry, Job, Kind
@@ -79,7 +80,7 @@ def _folder(tmp_path: Path) -> Place:
         root=str(root),
         read=read,
         names=names,
-        take_away=lambda: root.write_text("no folder") and None,
+        take_away=root.touch,
         bring_back=root.unlink,
     )
 
@@ -292,3 +293,45 @@ async def test_a_worker_without_the_others_disk_rebuilds_from_the_journal(
 
     assert place.read("a.md") == b"half a text, and the rest"
     assert place.names() == ["a.md"]
+
+
+async def test_a_store_that_hangs_stops_neither_other_outputs_nor_more_than_its_threads(
+    s3: S3, tmp_path: Path
+) -> None:
+    """Its uploads wait, eight at once; folders are written and published as ever."""
+    journal = Journal()
+    worker = Worker(_bucket(s3), journal)
+    s3.fail("hang")
+    jobs = [worker.claim(b"far", job_id=n, name=f"{n}.md") for n in range(1, 31)]
+    waiting = [asyncio.ensure_future(worker.publish(job)) for job in jobs]
+    await until(lambda: len(s3.requests()) > AT_ONCE)
+    worker.place = _folder(tmp_path)
+    near = [worker.claim(b"near", job_id=n, name=f"{n}.md") for n in range(31, 61)]
+
+    assert all(await asyncio.gather(*(worker.publish(job) for job in near)))
+
+    assert not any(one.done() for one in waiting)
+    assert len(s3.requests()) == AT_ONCE + 1  # and the one that made the bucket
+    assert not worker.delivery.stop(0.1)
+    s3.calm()
+    await until(lambda: len(s3.keys()) == 30)
+    assert all(await asyncio.gather(*waiting))
+    assert worker.delivery.stop(30)
+
+
+async def test_uploads_that_nobody_waits_for_are_not_begun(s3: S3) -> None:
+    """Cancelled while the store hung: when it is back, they are passed over."""
+    worker = Worker(_bucket(s3), Journal())
+    s3.fail("hang", times=AT_ONCE)
+    jobs = [worker.claim(b"far", job_id=n, name=f"{n}.md") for n in range(1, AT_ONCE + 5)]
+    waiting = [asyncio.ensure_future(worker.delivery.publish(job)) for job in jobs]
+    await until(lambda: len(s3.requests()) > AT_ONCE)
+    for one in waiting[AT_ONCE:]:
+        one.cancel()
+    await asyncio.sleep(0)
+    s3.calm()
+
+    await asyncio.gather(*waiting[:AT_ONCE])
+    assert worker.delivery.stop(30)
+
+    assert len(s3.keys()) == AT_ONCE
