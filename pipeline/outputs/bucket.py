@@ -43,6 +43,8 @@ class Found:
     """What stands at a key."""
 
     e_tag: str | None
+    #: What some stores compare instead of the tag.
+    version: str | None = None
     size: int
     about: Mapping[str, str]
 
@@ -80,16 +82,13 @@ class Bucket:
             except FileNotFoundError:
                 return None
             about = {str(name): str(value) for name, value in found.attributes.items()}
-            return Found(e_tag=found.meta["e_tag"], size=found.meta["size"], about=about)
+            meta = found.meta
+            return Found(
+                e_tag=meta["e_tag"], version=meta["version"], size=meta["size"], about=about
+            )
 
     def put(self, key: str, data: bytes, about: Mapping[str, str], *, over: Condition) -> None:
         """Put a small object, in one request. Raises also Conflict, Unconditional."""
-        if isinstance(over, Found):
-            if over.e_tag is None:
-                raise Unconditional
-            mode: obstore.PutMode = {"e_tag": over.e_tag}
-        else:
-            mode = "create" if over == "new" else "overwrite"
         with self._telling():
             try:
                 obstore.put(
@@ -97,7 +96,7 @@ class Bucket:
                     key,
                     data,
                     attributes=dict(about),
-                    mode=mode,
+                    mode=_mode(over),
                     use_multipart=False,
                 )
             except (AlreadyExistsError, PreconditionError) as error:
@@ -171,6 +170,18 @@ class Bucket:
         return from_url(
             f"{self._scheme}://{self._name}", client_options=client, retry_config=retries
         )
+
+
+def _mode(over: Condition) -> obstore.PutMode:
+    if not isinstance(over, Found):
+        return "create" if over == "new" else "overwrite"
+    if over.e_tag is None:
+        raise Unconditional
+    known: obstore.UpdateVersion = {"e_tag": over.e_tag}
+    # Left out and None are not the same to the library.
+    if over.version is not None:
+        known["version"] = over.version
+    return known
 
 
 class _MissingError(Exception):

@@ -99,18 +99,19 @@ class Uploads:
         def journal() -> Iterator[bytes]:
             return self._store.text(job.id, edition=edition, kind=Kind.TEXT, start=0, stop=stop)
 
-        kept: list[bytes] | None = [] if stop <= KEPT_BYTES else None
+        kept = bytearray()
         size, digest = 0, hashlib.sha256()
         for piece in journal():
             size += len(piece)
             digest.update(piece)
-            if kept is not None:
-                kept.append(piece)
+            if stop <= KEPT_BYTES:
+                kept += piece
+        whole = bytes(kept)
         return FinishedText(
             job=job,
             born=self._store.born(job.id),
             size=size,
             sha256=digest.digest(),
-            read=journal if kept is None else lambda: iter(kept),
+            read=(lambda: iter((whole,))) if stop <= KEPT_BYTES else journal,
             stands=lambda: self._store.stands(*job.owner_key),
         )
