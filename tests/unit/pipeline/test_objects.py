@@ -227,6 +227,26 @@ def test_a_claim_lost_while_the_parts_are_sent_publishes_nothing(
     assert s3.unfinished() == 0
 
 
+def test_the_same_text_that_a_newer_claim_put_there_meanwhile_is_left(
+    s3: S3, output: ObjectOutput
+) -> None:
+    """Nothing is put in its place, and the parts are removed."""
+
+    def slow() -> Iterator[bytes]:
+        yield LONG
+        other = threading.Thread(target=output.publish, args=(finished(LONG, epoch=2), no_fault))
+        other.start()
+        other.join()
+
+    output.publish(finished(LONG, read=slow), no_fault)
+
+    assert s3.get("out/a.md") == LONG
+    there = Bucket("s3", s3.bucket).look("out/a.md")
+    assert there is not None
+    assert there.about["tokenspoolepoch"] == "2"
+    assert s3.unfinished() == 0
+
+
 def test_a_lost_claim_ends_before_the_last_part(s3: S3, output: ObjectOutput) -> None:
     """Nobody else has published yet, and nobody may ever."""
     points: list[str] = []
@@ -326,6 +346,10 @@ def test_a_put_over_what_is_no_longer_there_is_a_conflict(s3: S3) -> None:
         bucket.put("k", b"two", {}, over=found)
 
     assert s3.get("k") == b"somebody else's"
+    s3.delete("k")
+    with pytest.raises(Conflict):
+        bucket.put("k", b"two", {}, over=found)
+    assert s3.get("k") is None
 
 
 # --- memory -------------------------------------------------------------------------------------
