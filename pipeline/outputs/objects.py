@@ -78,6 +78,7 @@ class ObjectOutput:
                 there = bucket.look(key)
             except Unconditional:
                 if not self._is_there(bucket.look(key), text):
+                    _fence(text)
                     bucket.put(key, data, _about(text), over="any")
                 return
             else:

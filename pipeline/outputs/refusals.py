@@ -18,6 +18,9 @@ _VARIABLES = {
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>").search
 _STATUS = re.compile(r"status code: ([0-9]{3})\b").search
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_OTHER_REGION = frozenset(
+    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
 _DENIED = frozenset({401, 403})
 _DENIED_TYPES = frozenset({"PermissionDeniedError", "UnauthenticatedError"})
 #: Asked for credentials when the environment has none, or said about half of them.
@@ -38,15 +41,19 @@ def refusal(error: BaseException, *, scheme: str, bucket: str) -> OSError:
     if _NO_CREDENTIALS(text):
         said = f"there are no credentials: set {variables} for the worker and start it again"
         return PermissionError(errno.EACCES, said)
-    if code in _NO_BUCKET or isinstance(error, FileNotFoundError):
+    if code in _NO_BUCKET or (code is None and isinstance(error, FileNotFoundError)):
         # Not FileNotFoundError, which says that the object is missing.
         return OSError(errno.EIO, f"there is no bucket {bucket}: make it, or mend the endpoint")
+    if code in _OTHER_REGION:
+        return OSError(errno.EIO, f"the bucket {bucket} lies in another region: set AWS_REGION")
     if status in _DENIED or type(error).__name__ in _DENIED_TYPES:
         why = f" ({code})" if code else ""
         said = f"the server refuses the credentials{why}: check {variables} and what they may do"
         return PermissionError(errno.EACCES, said)
     if status is not None:
-        return OSError(errno.EIO, f"the server answers {status}" + (f" ({code})" if code else ""))
-    if _UNREACHED(text):
-        return OSError(errno.EIO, "the server cannot be reached, or does not answer")
-    return OSError(errno.EIO, f"the request failed ({type(error).__name__})")
+        said = f"the server answers {status}" + (f" ({code})" if code else "")
+    elif _UNREACHED(text):
+        said = "the server cannot be reached, or does not answer"
+    else:
+        said = f"the request failed ({type(error).__name__})"
+    return OSError(errno.EIO, said)

@@ -5,6 +5,7 @@ A store that hangs keeps the threads of its own kind, and nobody else's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import queue
@@ -85,12 +86,12 @@ class Uploads:
                 text = self._finished(upload)
                 upload.output.publish(text, self._fault)
             except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-                upload.answer(error)
+                _tell(upload, error)
             except BaseException as error:  # noqa: BLE001 - a library's panic is no Exception
                 said = f"the library of {upload.output.kind}:// failed ({type(error).__name__})"
-                upload.answer(OSError(errno.EIO, said))
+                _tell(upload, OSError(errno.EIO, said))
             else:
-                upload.answer(Published(job=upload.job, size=text.size, sha256=text.sha256))
+                _tell(upload, Published(job=upload.job, size=text.size, sha256=text.sha256))
 
     def _finished(self, upload: Upload) -> FinishedText:
         """Read a text once, for its length and digest; a short one is kept for the upload."""
@@ -115,3 +116,9 @@ class Uploads:
             read=(lambda: iter((whole,))) if stop <= KEPT_BYTES else journal,
             stands=lambda: self._store.stands(*job.owner_key),
         )
+
+
+def _tell(upload: Upload, result: Published | BaseException) -> None:
+    """Answer, if the loop is still there: a hung store may answer after the end of the run."""
+    with contextlib.suppress(RuntimeError):
+        upload.answer(result)

@@ -68,14 +68,6 @@ def output(s3: S3) -> ObjectOutput:
     return ObjectOutput(f"s3://{s3.bucket}/out")
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up soon."""
-    monkeypatch.setattr(bucket_module, "WRITE_S", 0.5)
-    monkeypatch.setattr(bucket_module, "SILENCE_S", 0.5)
-    monkeypatch.setattr(bucket_module, "_TRIES", 1)
-
-
 LONG = b"0123456789abcdef" * (ONE_PUT_BYTES // 16) + b"end"
 
 
@@ -90,11 +82,16 @@ LONG = b"0123456789abcdef" * (ONE_PUT_BYTES // 16) + b"end"
         ("hang", "the server cannot be reached, or does not answer"),
     ],
 )
-@pytest.mark.usefixtures("impatient")
 def test_trouble_is_an_error_to_be_tried_again_that_shows_no_secret(
-    s3: S3, output: ObjectOutput, data: bytes, kind: str, says: str
+    s3: S3, monkeypatch: pytest.MonkeyPatch, data: bytes, kind: str, says: str
 ) -> None:
     """Nothing half stays behind, and the next try succeeds."""
+    with monkeypatch.context() as impatient:
+        impatient.setattr(bucket_module, "_TRIES", 1)
+        if kind == "hang":
+            impatient.setattr(bucket_module, "WRITE_S", 1.0)
+        output = ObjectOutput(f"s3://{s3.bucket}/out")
+        output._opened()
     s3.fail(kind, method="PUT")
 
     with pytest.raises(OSError, match=re.escape(says)) as refused:
@@ -104,7 +101,7 @@ def test_trouble_is_an_error_to_be_tried_again_that_shows_no_secret(
         assert secret not in str(refused.value)
     s3.calm()
     assert (s3.keys(), s3.unfinished()) == ([], 0)
-    output.publish(finished(data), no_fault)
+    ObjectOutput(f"s3://{s3.bucket}/out").publish(finished(data), no_fault)
     assert s3.get("out/a.md") == data
 
 
