@@ -70,8 +70,8 @@ soak: setup ## minutes of load and faults
 lock: setup ## write the lock files from pyproject.toml, keeping versions; ARGS=--upgrade takes new ones
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# The second is made under the first: what we test with is what we ship with.
-	$(BIN)/uv pip compile $(LOCK_FLAGS) $(ARGS) --extra postgres --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile $(LOCK_FLAGS) $(ARGS) --extra postgres --group dev --constraint requirements.lock \
+	$(BIN)/uv pip compile $(LOCK_FLAGS) $(ARGS) --extra postgres --extra s3 --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCK_FLAGS) $(ARGS) --extra postgres --extra s3 --group dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock pyproject.toml
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-config \

@@ -13,7 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cli.objects import read_object
 from tokenspool.model import JobState, Kind
+from tokenspool.roots import is_url
 from tokenspool.store.outcomes import Outcome
 from tokenspool.store.text import read_all, read_text
 
@@ -190,16 +192,20 @@ def _prove(outcome: Outcome) -> None:
     """Prove, before anything of its line is out, that a pruned text stands in its output file."""
     if not outcome.is_pruned:
         return
+    digest = hashlib.sha256()
     try:
-        with Path(outcome.path).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").digest() == outcome.sha256:
-                return
+        for data in _from_output(outcome):
+            digest.update(data)
     except OSError as error:
         raise TextGoneError(outcome.path) from error
-    raise TextGoneError(outcome.path)
+    if digest.digest() != outcome.sha256:
+        raise TextGoneError(outcome.path)
 
 
 def _from_output(outcome: Outcome) -> Iterator[bytes]:
+    if is_url(outcome.root):
+        yield from read_object(outcome)
+        return
     with Path(outcome.path).open("rb") as file:
         while data := file.read(_READ):
             yield data

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenspool.model import Checkpoint, JobState, Kind
+from tokenspool.roots import is_url
 from tokenspool.store.lookup import JobDetail, JobLine
 from tokenspool.store.reads import Status
 
@@ -99,11 +100,13 @@ def detail_document(detail: JobDetail) -> Document:
 
 
 def output_path(line: JobLine) -> str | None:
-    """Give where the text is on disk: the final path, the part's until then, None if nowhere."""
+    """Give where the text is: the final path or URL, a part's until then, None if nowhere."""
     final = f"{line.root.rstrip('/')}/{line.name}"
     if line.state is JobState.DONE:
         return final
-    if line.state is JobState.RUNNING or "://" in line.root:
+    if is_url(line.root):
+        return None  # an object is there whole or not at all
+    if line.state is JobState.RUNNING:
         return f"{final}.e{line.epoch}.part" if line.epoch else None
     for epoch in range(line.epoch, max(0, line.epoch - _NEAR_EPOCHS), -1):
         part = f"{final}.e{epoch}.part"

@@ -9,15 +9,16 @@ import typer
 
 from cli import request as asking
 from cli.invocation import SPOOL
-from cli.options import command_app, folder_named, invocation
+from cli.options import command_app, invocation, output_named
 from cli.printing import say, show_json
-from cli.roots import checked_root
+from cli.roots import checked_output, checked_root
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.inputs.reading import stem_of
 from tokenspool.inputs.spec import MAX_PRIORITY
 from tokenspool.model import Resume
 from tokenspool.names import DEFAULT_NAME
+from tokenspool.roots import is_url
 
 app = command_app()
 
@@ -29,15 +30,19 @@ def enqueue(  # noqa: PLR0913 - an option each
     *,
     batch: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Else called after DIR; without -o, after INPUT."),
+        typer.Option(metavar="NAME", help="Else called after -o; without it, after INPUT."),
     ] = None,
     priority: Annotated[
         int, typer.Option(min=-MAX_PRIORITY, max=MAX_PRIORITY, help="Higher runs first.")
     ] = 0,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--output", metavar="DIR", help="Where the texts go.", parser=folder_named
+            "-o",
+            "--output",
+            metavar="DIR|URL",
+            help="Where the texts go: a folder, or s3://BUCKET/PREFIX.",
+            parser=output_named,
         ),
     ] = None,
     model: asking.Model = None,
@@ -65,7 +70,7 @@ def enqueue(  # noqa: PLR0913 - an option each
         raise UsageError(msg)
     wanted = asking.request(
         settings,
-        batch=batch or (_stem(inputs) if output is None else asking.batch_of(output)),
+        batch=batch or (_stem(inputs) if output is None else asking.batch_of(Path(output))),
         api=api,
         resume=resume,
         max_output_tokens=max_output_tokens,
@@ -76,8 +81,9 @@ def enqueue(  # noqa: PLR0913 - an option each
         priority=priority,
     )
     # Before the database is made: with -o it may be made in there.
-    root = None if output is None else checked_root(output, make=not dry_run)
-    with asked.taking(settings, folder=output, last=True, dry_run=dry_run) as database:
+    root = None if output is None else checked_output(output, make=not dry_run)
+    folder = None if output is None or is_url(output) else Path(output)
+    with asked.taking(settings, folder=folder, last=True, dry_run=dry_run) as database:
         root = root or checked_root(_beside(database), make=not dry_run)
         taken = asking.take_in(database, inputs, wanted, root=root)
     if asked.as_json:

@@ -16,6 +16,7 @@ import typer
 from cli.invocation import Invocation
 from tokenspool.errors import ErrorKind, UsageError
 from tokenspool.model import JobState
+from tokenspool.roots import is_url
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -28,6 +29,11 @@ def folder_named(text: str) -> Path:
         msg = "-o names no folder; `-o .` is the one you stand in"
         raise UsageError(msg)
     return Path(text)
+
+
+def output_named(text: str) -> str:
+    """Give the output that is meant, a folder or a URL; raises `UsageError` like `folder_named`."""
+    return text if is_url(text) else str(folder_named(text))
 
 
 #: The folder of a run; it means `DIR/.tokenspool/spool.db`.

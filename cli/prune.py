@@ -16,6 +16,7 @@ from cli.options import BatchName, Folder, command_app, invocation
 from cli.printing import amount, say, show_json, size
 from pipeline.outputs.folder import part_name
 from tokenspool.errors import UsageError
+from tokenspool.roots import is_url
 from tokenspool.store import reads
 from tokenspool.store.prune import Leftover, Pruned
 from tokenspool.store.prune import prune as prune_text
@@ -77,7 +78,7 @@ def _seconds(age: str) -> float:
 
 def _remove_parts(job: Leftover) -> int:
     """Remove the part files of a job's old claims; give how many there were."""
-    if "://" in job.root:
+    if is_url(job.root):
         return 0
     removed = 0
     with contextlib.suppress(OSError), _folder_of(job) as (folder, name):

@@ -1,13 +1,28 @@
-"""The folder that texts go into, checked before anything is enqueued for it."""
+"""The place that texts go to, checked before anything is enqueued for it."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from cli.invocation import SPOOL
 from tokenspool.errors import UsageError
+from tokenspool.roots import checked_url, is_url
+
+#: As a path, a URL loses one of its slashes.
+_LOOKS_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/").match
+
+
+def checked_output(output: str, *, make: bool) -> str:
+    """Give the root of an output, a folder or an object store's; raises `UsageError`.
+
+    Of a store only the name is checked: the workers have the credentials, and may be the only ones.
+    """
+    if is_url(output):
+        return checked_url(output)
+    return checked_root(Path(output), make=make)
 
 
 def checked_root(folder: Path, *, make: bool) -> str:
@@ -16,8 +31,11 @@ def checked_root(folder: Path, *, make: bool) -> str:
     A link is refused: texts must not land somewhere else because of what somebody put there. Links
     above it are followed, so that a folder has one name.
     """
-    if "://" in str(folder) or ":/" in str(folder):
-        msg = f"-o {folder}: only folders for now; other outputs follow in a later version"
+    if _LOOKS_LIKE_A_URL(str(folder)):
+        msg = (
+            "-o is the folder of the run here, not a URL: enqueue with -o s3://BUCKET/PREFIX --db"
+            " DIR, then work it off with `tokenspool run -o DIR`"
+        )
         raise UsageError(msg)
     root = folder.absolute()
     for place in (root, root / SPOOL.parent):

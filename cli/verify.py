@@ -1,4 +1,4 @@
-"""`tokenspool verify`: the output files against the journal."""
+"""`tokenspool verify`: the outputs against the journal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import sqlalchemy as sa
 import typer
 
 from cli.meter import Meter
+from cli.objects import read_object, replace_object
 from cli.options import BatchName, Folder, command_app, invocation, same_database, same_jobs
 from cli.printing import amount, say, show_json
 from pipeline.outputs.folder import FolderOutput
 from pipeline.ports import no_fault
 from tokenspool.model import JobState, Kind
+from tokenspool.roots import is_url
 from tokenspool.store import reads
 from tokenspool.store.outcomes import Outcome, outcomes
 from tokenspool.store.text import DamagedError, read_text
@@ -48,9 +50,10 @@ def verify(
     ] = False,
     output: Folder = None,
 ) -> int:
-    """Check each published file's length and SHA-256 against what the journal published.
+    """Check each published output's length and SHA-256 against what the journal published.
 
-    Ends with 1 if a file is damaged or missing and was not repaired.
+    An object is read back from its store. Ends with 1 if one is damaged or missing and was not
+    repaired.
     """
     asked = invocation(ctx)
     found, mendable = _Found(), 0
@@ -101,10 +104,10 @@ def _check(connection: sa.Connection, outcome: Outcome, found: _Found, *, repair
 
 def _hopeless(outcome: Outcome) -> str | None:
     """Say why a repair need not be tried; None when it may work."""
-    if "://" in outcome.root:
-        return "only files in folders can be"
     if outcome.is_pruned:
         return "its text was pruned from the journal"
+    if is_url(outcome.root):
+        return None
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(os.lstat(outcome.path).st_mode):
             return "move the folder away first"
@@ -113,8 +116,8 @@ def _hopeless(outcome: Outcome) -> str | None:
 
 def _problem(outcome: Outcome) -> str | None:
     """Say what is wrong with a job's file; None when nothing is."""
-    if "://" in outcome.root:
-        return "not a folder on this machine"
+    if is_url(outcome.root):
+        return _object_problem(outcome)
     try:
         file = os.open(outcome.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -127,6 +130,19 @@ def _problem(outcome: Outcome) -> str | None:
         return f"damaged, it cannot be read ({error.strerror})"
     finally:
         os.close(file)
+
+
+def _object_problem(outcome: Outcome) -> str | None:
+    length, digest = 0, hashlib.sha256()
+    try:
+        for data in read_object(outcome):
+            length += len(data)
+            digest.update(data)
+    except FileNotFoundError:
+        return "missing"
+    if length != outcome.length:
+        return f"damaged, it has {length:,} bytes instead of {outcome.length:,}"
+    return None if digest.digest() == outcome.sha256 else "damaged, its bytes are others"
 
 
 def _difference(file: int, outcome: Outcome) -> str | None:
@@ -146,7 +162,9 @@ def _digest(file: int) -> bytes:
 
 
 def _repair(connection: sa.Connection, outcome: Outcome) -> str | None:
-    """Write a file anew from the journal; say why not when it cannot be."""
+    """Write an output anew from the journal; say why not when it cannot be."""
+    if is_url(outcome.root):
+        return _repair_object(connection, outcome)
     job = outcome.as_job()
     try:
         part = FolderOutput(outcome.root).open(job)
@@ -168,6 +186,16 @@ def _repair(connection: sa.Connection, outcome: Outcome) -> str | None:
         return str(error)
     finally:
         part.close()
+    return None
+
+
+def _repair_object(connection: sa.Connection, outcome: Outcome) -> str | None:
+    try:
+        replace_object(connection, outcome, lambda: _journal(connection, outcome))
+    except OSError as error:
+        return str(error.strerror)
+    except DamagedError as error:
+        return str(error)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -183,9 +183,13 @@ class Store(Protocol):
         """Tell whether the claim is still the job's newest; usable from any thread."""
         ...
 
+    def born(self, job_id: int) -> str:
+        """Give what tells the job from those of other databases; usable from any thread."""
+        ...
+
 
 class Output(Protocol):
-    """Where finished text goes. All calls block; the delivery makes them on its threads."""
+    """A place that shows a text while it grows. All calls block; the delivery makes them."""
 
     def open(self, job: Job) -> Part:
         """Begin this claim's own part, empty, and remove those of older claims."""
@@ -226,6 +230,36 @@ class Part(Protocol):
 
     def close(self) -> None:
         """Let go of the part; it stays where it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedText:
+    """A text that is committed to its end, as an output takes it that shows nothing before."""
+
+    job: Job
+    #: Tells the job from those of other databases that have the same id.
+    born: str
+    size: int
+    sha256: bytes
+    #: Yields it from the journal, from the start at each call.
+    read: Callable[[], Iterator[bytes]]
+    #: Tells whether the claim is still the job's newest.
+    stands: Callable[[], bool]
+
+
+@runtime_checkable
+class WholeOutput(Protocol):
+    """A place where a text appears whole or not at all. Called from several threads; blocks."""
+
+    #: Outputs of one kind share their threads.
+    kind: str
+
+    def publish(self, text: FinishedText, fault: Fault) -> None:
+        """Put the text there; once more does no harm, and a lost claim puts nothing.
+
+        Raises PartVanishedError, OSError to be tried again, StreamError if that is no use.
+        """
         ...
 
 

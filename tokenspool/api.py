@@ -18,6 +18,7 @@ from tokenspool.inputs import BadLine, InputDefaults, JobSpec, read_documents
 from tokenspool.model import Resume
 from tokenspool.names import DEFAULT_NAME, NameTemplate
 from tokenspool.opening import Where, open_database
+from tokenspool.roots import SCHEMES, checked_url, is_url
 from tokenspool.settings import Settings, load
 from tokenspool.store import intake
 from tokenspool.store.intake import JobOptions
@@ -25,6 +26,7 @@ from tokenspool.store.intake.joined import ids_of
 from tokenspool.store.intake.turns import reading
 
 __all__ = ["Batch", "Enqueued", "enqueue", "open_batch", "transaction"]
+_SCHEMES = frozenset(f"{scheme}:" for scheme in SCHEMES)
 #: Bad jobs that an error names.
 _NAMED = 5
 
@@ -67,8 +69,8 @@ def enqueue(  # noqa: PLR0913 - an option each
 
     A job is a mapping in the form of an input line: `prompt` or `messages` with the other fields of
     the short form, or a line of an OpenAI Batch file. The same `custom_id` with the same content is
-    the same job, so a call may be repeated. `output` is the folder of the texts, as the workers see
-    it. What is not said is taken from the settings.
+    the same job, so a call may be repeated. `output` is the folder of the texts as the workers see
+    it, or a URL like `s3://bucket/prefix`. What is not said is taken from the settings.
 
     With a `connection` (of PostgreSQL through psycopg 3, or one of `transaction`) the jobs are part
     of the transaction that it is in: there when you commit, gone when you roll back.
@@ -163,11 +165,11 @@ def _options(settings: Settings, *, resume: str, on_seam: str) -> JobOptions:
 
 
 def _root(output: str | Path) -> str:
-    """Give the folder as it is kept; links are followed, so that it has one name."""
-    if "://" in str(output):
-        msg = (
-            f"output {str(output)!r}: only folders for now; other outputs follow in a later version"
-        )
+    """Give the output as it is kept; links are followed, so that a folder has one name."""
+    if isinstance(output, str) and is_url(output):
+        return checked_url(output)
+    if isinstance(output, Path) and output.parts[:1] and output.parts[0] in _SCHEMES:
+        msg = f"output {str(output)!r}: a Path cannot hold a URL; give it as a string"
         raise UsageError(msg)
     return os.path.realpath(output)
 

@@ -13,6 +13,7 @@ from tokenspool.database import Database
 from tokenspool.errors import ErrorKind, TokenspoolError, Unavailable
 from tokenspool.following import Follower, Piece
 from tokenspool.model import JobState
+from tokenspool.roots import is_url
 from tokenspool.store import lookup
 from tokenspool.store.intake.turns import reading
 from tokenspool.store.lookup import JobLine
@@ -160,11 +161,14 @@ class JobView:
         if not follower.is_whole:
             raise JobNotDoneError(job)
         if job.state is JobState.DONE and follower.end_byte < job.line.bytes:
-            raise Unavailable(job._pruned("text() reads it from there"))  # noqa: SLF001 - see above
+            way = "read it there" if is_url(job.line.root) else "text() reads it from there"
+            raise Unavailable(job._pruned(way))  # noqa: SLF001 - see above
 
     def _published(self) -> bytes:
         """Give the published file, if it is what was published."""
         detail = reading(self.database, lambda c: lookup.show(c, self.id))
+        if is_url(self.line.root):
+            raise Unavailable(self._pruned("read it there; `tokenspool export` does"))
         try:
             data = Path(self._place()).read_bytes()
         except OSError as error:

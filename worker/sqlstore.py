@@ -11,6 +11,7 @@ from tokenspool.database import Database
 from tokenspool.model import Entry, Kind
 from tokenspool.store import claims
 from tokenspool.store.beat import commit_beat
+from tokenspool.store.publishing import born
 from tokenspool.store.text import read_text
 
 T = TypeVar("T")
@@ -40,6 +41,11 @@ class SqlStore:
         """See the port."""
         with self.database.read() as connection:
             return not claims.lost(connection, [(job_id, epoch)])
+
+    def born(self, job_id: int) -> str:
+        """See the port: the moment the job was enqueued."""
+        with self.database.read() as connection:
+            return born(connection, job_id)
 
     def write(self, operation: Callable[[sa.Connection], T]) -> T:
         """Run an operation in one write transaction."""

@@ -12,8 +12,9 @@ from pipeline.budget import Budget
 from pipeline.journal import Journal
 from pipeline.outputs.delivery import Delivery
 from pipeline.outputs.folder import FolderOutput
+from pipeline.outputs.objects import ObjectOutput
 from pipeline.parts import Parts
-from pipeline.ports import Fault, Output, Source
+from pipeline.ports import Fault, Output, Source, WholeOutput
 from pipeline.retry import RetryPolicy
 from pipeline.sources.chat import ChatSource
 from pipeline.sources.settings import SourceSettings
@@ -22,6 +23,7 @@ from tokenspool.database import Database
 from tokenspool.errors import Unavailable, UsageError
 from tokenspool.model import Endpoint, Entry, Prefill
 from tokenspool.profiles import Profile, profile_for
+from tokenspool.roots import is_url
 from worker.clock import Clock, Rhythm
 from worker.pool import Pool, most_publishing
 from worker.sites import Sites
@@ -141,12 +143,9 @@ def build_plant(
     )
 
 
-def output_for(root: str) -> Output:
+def output_for(root: str) -> Output | WholeOutput:
     """Choose the output of a root."""
-    if "://" in root:
-        msg = f"the output {root} is not a folder; other outputs follow later"
-        raise UsageError(msg)
-    return FolderOutput(root)
+    return ObjectOutput(root) if is_url(root) else FolderOutput(root)
 
 
 def key_for(endpoint: Endpoint) -> str:

@@ -17,7 +17,16 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.ports import Fault, Output, Part, PartVanishedError, Store, no_fault
+from pipeline.outputs.uploads import Answer, Upload, Uploads
+from pipeline.ports import (
+    Fault,
+    Output,
+    Part,
+    PartVanishedError,
+    Store,
+    WholeOutput,
+    no_fault,
+)
 from tokenspool.database import DatabaseError
 from tokenspool.errors import ErrorKind, StreamError, TokenspoolError
 from tokenspool.model import Entry, Job, Kind
@@ -33,14 +42,13 @@ RETRY_S, RETRY_CAP_S = 0.5, 15.0
 #: Outputs that share one sync of their folder, at most.
 TOGETHER = 64
 
-Answer = Callable[[Published | BaseException], None]
-
 
 @dataclass(slots=True)
 class _Lane:
     """One claim's way to its output; only its own thread touches the part."""
 
     job: Job
+    output: Output | WholeOutput
     #: Edition and bytes of text that are committed; set on the loop, whatever the disk does.
     committed: tuple[int, int]
     #: A catch-up is queued: it reads from the journal what is committed until then.
@@ -81,15 +89,20 @@ class Delivery:
     def __init__(
         self,
         store: Store,
-        output_for: Callable[[str], Output],
+        output_for: Callable[[str], Output | WholeOutput],
         *,
         threads: int = 2,
         fault: Fault = no_fault,
     ) -> None:
-        """`output_for` gives the output of a root; outputs are kept for the life of this object."""
+        """`output_for` gives the output of a root; outputs are kept for the life of this object.
+
+        It is called on the loop, so it must neither block nor raise. `threads` write the parts of
+        outputs that show them; whole outputs have threads of their own.
+        """
         self._store = store
         self._output_for = output_for
-        self._outputs: dict[str, Output] = {}
+        self._outputs: dict[str, Output | WholeOutput] = {}
+        self._uploads = Uploads(store, fault=fault)
         self._fault = fault
         self._lanes: dict[tuple[int, int], _Lane] = {}
         self._queued = 0
@@ -107,9 +120,12 @@ class Delivery:
     def open(self, job: Job) -> None:
         """Begin a claim's part; it is built from the journal up to the claim's checkpoint."""
         checkpoint = job.checkpoint
-        lane = _Lane(job=job, committed=(checkpoint.edition, checkpoint.text))
+        output = self._output(job.root)
+        lane = _Lane(job=job, output=output, committed=(checkpoint.edition, checkpoint.text))
         self._lanes[job.owner_key] = lane
-        self._put(job, lambda: self._catch_up(lane))
+        # For a whole output a catch-up stays asked for, so that no text is queued for it.
+        if not isinstance(output, WholeOutput):
+            self._put(job, lambda: self._catch_up(lane))
 
     def show(self, entries: Sequence[Entry]) -> None:
         """Take what a beat committed."""
@@ -164,7 +180,7 @@ class Delivery:
         """Let go of a claim's part; the file stays."""
         lane = self._lanes.pop(job.owner_key, None)
         self.trouble.pop(job.id, None)
-        if lane is not None:
+        if lane is not None and not isinstance(lane.output, WholeOutput):
             self._put(job, lambda: self._release(lane))
 
     def stop(self, timeout_s: float) -> bool:
@@ -175,13 +191,14 @@ class Delivery:
         for one in self._threads:
             if one.thread is not None:
                 one.thread.join(max(0.0, until - time.monotonic()))
-        return not any(one.thread and one.thread.is_alive() for one in self._threads)
+        uploaded = self._uploads.stop(until)
+        return uploaded and not any(one.thread and one.thread.is_alive() for one in self._threads)
 
     def _put(self, job: Job, work: Callable[[], None]) -> None:
         self._threads[job.id % len(self._threads)].queue.put(work)
 
     async def _sealed(self, job: Job) -> Published:
-        """Have a job published on its thread."""
+        """Have a job published on a thread of its output."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Published] = loop.create_future()
 
@@ -196,7 +213,19 @@ class Delivery:
         def answer(result: Published | BaseException) -> None:
             loop.call_soon_threadsafe(tell, result)
 
-        self._put(job, lambda: self._seal(job, answer))
+        lane = self._lanes.get(job.owner_key)
+        if lane is None or not isinstance(lane.output, WholeOutput):
+            self._put(job, lambda: self._seal(job, answer))
+        else:
+            self._uploads.put(
+                Upload(
+                    job=job,
+                    output=lane.output,
+                    committed=lane.committed,
+                    is_wanted=lambda: not future.done(),
+                    answer=answer,
+                )
+            )
         return await future
 
     # --- on the threads ----------------------------------------------------------------------
@@ -244,7 +273,7 @@ class Delivery:
         edition, stop = lane.committed
         part = lane.part
         if part is None:
-            part = lane.part = self._output(lane.job.root).open(lane.job)
+            part = lane.part = self._part(lane)
         elif lane.edition != edition:
             part.truncate()
         if lane.edition != edition:
@@ -332,7 +361,13 @@ class Delivery:
         if lane is not None:
             self._close(lane)
 
-    def _output(self, root: str) -> Output:
+    @staticmethod
+    def _part(lane: _Lane) -> Part:
+        if isinstance(lane.output, WholeOutput):  # its texts never come here
+            raise TypeError(lane.job.root)
+        return lane.output.open(lane.job)
+
+    def _output(self, root: str) -> Output | WholeOutput:
         output = self._outputs.get(root)
         if output is None:
             output = self._outputs[root] = self._output_for(root)

@@ -164,7 +164,9 @@ def test_an_unknown_field_is_a_warning(database: Database) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"output": "s3://x"}, "only folders for now"),
+        ({"output": "s4://x"}, "there is no s4://"),
+        ({"output": "s3://x?secret"}, "a bucket and a prefix only"),
+        ({"output": Path("s3://xyz")}, "give it as a string"),
         ({"resume": "never"}, "there is no strategy 'never'; there are: auto"),
         ({"base_url": "x"}, "the base URL must begin with http"),
         ({"batch": "a/b"}, "slash"),

@@ -10,11 +10,11 @@ import pytest
 
 from tests.contract.seeds import Seeds
 from tokenspool.database import Database
-from tokenspool.errors import ErrorKind
+from tokenspool.errors import ErrorKind, TokenspoolError
 from tokenspool.model import Completed, Failure, Job
 from tokenspool.store import actions, claims, reads
 from tokenspool.store.actions import Chosen
-from tokenspool.store.publishing import Published, let_go, mark_done, mark_failed
+from tokenspool.store.publishing import Published, born, let_go, mark_done, mark_failed
 from worker.sqlstore import SqlStore
 
 SHA = hashlib.sha256(b"text").digest()
@@ -136,3 +136,17 @@ def test_a_claim_stands_until_somebody_takes_the_job(seeds: Seeds, *, restart: b
 
     assert not store.stands(job.id, job.epoch)
     assert not store.stands(job.id + 1, job.epoch)
+
+
+def test_a_job_is_told_from_those_of_other_databases_by_its_birth(seeds: Seeds) -> None:
+    """To the microsecond, and the same whoever asks and when."""
+    seeds.enqueue("a", created_at=1763747000.25)
+    seeds.enqueue("b", created_at=1763747000.250001)
+    seeds.claim()
+    with seeds.database.read() as connection:
+        a, b = (born(connection, seeds.jobs[name].id) for name in "ab")
+        with pytest.raises(TokenspoolError, match="there is no job 99"):
+            born(connection, 99)
+
+    assert (a, b) == ("1763747000.250000", "1763747000.250001")
+    assert SqlStore(seeds.database).born(seeds.jobs["a"].id) == a

@@ -26,6 +26,8 @@ STREAMS = 4
 NOWHERE = "nowhere"
 #: Begins a line with arguments of the command line.
 COMMAND = "tokenspool"
+#: Names a shorter length from which on a text is sent to an object store in parts.
+ONE_PUT_BYTES = "TEST_ONE_PUT_BYTES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def nursery() -> Iterator[Nursery]:
 
 def _work(database: Path, point: str, visit: int) -> int:
     """Run like `tokenspool run` without input, with a fault."""
-    from tokenspool.database import Database, sqlite_url  # noqa: PLC0415 - in the forked process
+    from pipeline.outputs import objects  # noqa: PLC0415 - in the forked process
+    from tokenspool.database import Database, sqlite_url  # noqa: PLC0415
     from worker.local import RunOptions, run_local  # noqa: PLC0415
     from worker.lock import RunnerLock  # noqa: PLC0415
     from worker.wiring import Tuning  # noqa: PLC0415
@@ -72,6 +75,8 @@ def _work(database: Path, point: str, visit: int) -> int:
         if name == point and next(visits) == visit:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    if limit := os.environ.get(ONE_PUT_BYTES):
+        objects.ONE_PUT_BYTES = int(limit)
     lock = RunnerLock(database)
     lock.acquire()
     opened = Database(sqlite_url(database))

@@ -10,9 +10,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "worker", "tokenspool")
 
 
+#: Comes by where finished texts are put as objects, and nowhere else.
+OBJECTS = ROOT / "pipeline" / "outputs" / "objects.py"
+
+
 def fault_points() -> list[str]:
-    """Give the names that the product's code hands to its fault parameter, in order."""
-    return sorted({name for path in _sources() for name in _named_in(path)})
+    """Give the names that the code hands to its fault parameter on the way into a folder."""
+    return sorted({name for path in _sources() if path != OBJECTS for name in _named_in(path)})
+
+
+def object_points() -> list[str]:
+    """Give those on the way into an object store, from the whole text on."""
+    return sorted({*_named_in(OBJECTS), "before_done", "after_done"})
 
 
 def _sources() -> Iterator[Path]:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from tokenspool import tables as t
 from tokenspool.database import now
+from tokenspool.errors import TokenspoolError
 from tokenspool.model import Failure, Job, JobState
 from tokenspool.store import bulk
 from tokenspool.store.counts import Tally
@@ -22,6 +23,18 @@ class Published:
     job: Job
     size: int
     sha256: bytes
+
+
+def born(connection: sa.Connection, job_id: int) -> str:
+    """Give the moment a job was enqueued: with its id it is the same in no other database.
+
+    Raises TokenspoolError when there is no such job.
+    """
+    at = connection.execute(sa.select(_j.created_at).where(_j.id == job_id)).scalar()
+    if at is None:
+        msg = f"there is no job {job_id} in the database"
+        raise TokenspoolError(msg)
+    return f"{at:.6f}"
 
 
 def mark_done(connection: sa.Connection, published: list[Published]) -> None:

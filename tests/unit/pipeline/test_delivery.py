@@ -49,6 +49,10 @@ class Journal:
         """See `ports.Store`."""
         return (job_id, epoch) not in self.lost
 
+    def born(self, job_id: int) -> str:
+        """See `ports.Store`."""
+        raise NotImplementedError
+
     def text(
         self, job_id: int, *, edition: int, kind: Kind, start: int = 0, stop: int | None = None
     ) -> Iterator[bytes]:

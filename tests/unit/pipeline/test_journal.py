@@ -62,6 +62,10 @@ class Store:
         """See `ports.Store`."""
         raise NotImplementedError
 
+    def born(self, job_id: int) -> str:
+        """See `ports.Store`."""
+        raise NotImplementedError
+
     def text(
         self, job_id: int, *, edition: int, kind: Kind, start: int = 0, stop: int | None = None
     ) -> Iterator[bytes]:

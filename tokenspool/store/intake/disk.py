@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tokenspool.inputs.spec import JobSpec
 from tokenspool.names import name_key
+from tokenspool.roots import is_url
 
 #: Names of files that are remembered; a bigger folder is asked for each file instead.
 _REMEMBERED = 200_000
@@ -19,8 +20,8 @@ class Disk:
     """The files below an output's root, as this machine sees them. Each folder is listed once."""
 
     def __init__(self, root: str) -> None:
-        """Nothing is looked at yet. Only a folder can be: what lies behind a URL is not seen."""
-        self._root = None if "://" in root else root
+        """Nothing is looked at yet. Only a folder is: an object store refuses at publishing."""
+        self._root = None if is_url(root) else root
         #: The keys of a folder's names; None for one that is not listed.
         self._listed: dict[str, frozenset[str] | None] = {}
         self._names = 0
