@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import mimetypes
+import queue
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.ports import Fault, FinishedText, PartVanishedError
@@ -91,21 +91,18 @@ class ObjectOutput:
         bucket, key = self._opened(), self._key(text.job.name)
         if self._is_there(bucket.look(key), text):
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="look") as beside:
 
-            def pieces() -> Iterator[bytes]:
-                yield from _proven(text)
-                # Beside: the library waits for these pieces, and cannot be called from here.
-                there = beside.submit(bucket.look, key).result()
-                if self._is_there(there, text):
-                    raise _ThereAlreadyError
-                _fence(text)
-                fault("before_last_part")
+        def pieces() -> Iterator[bytes]:
+            yield from _proven(text)
+            if self._is_there(_beside(lambda: bucket.look(key)), text):
+                raise _ThereAlreadyError
+            _fence(text)
+            fault("before_last_part")
 
-            try:
-                bucket.send(key, pieces(), _about(text))
-            except _ThereAlreadyError:
-                return
+        try:
+            bucket.send(key, pieces(), _about(text))
+        except _ThereAlreadyError:
+            return
         there = bucket.look(key)
         if there is None or there.size != text.size:
             raise OSError(errno.EIO, f"{text.job.name} has another length than what was sent")
@@ -165,6 +162,26 @@ def _proven(text: FinishedText) -> Iterator[bytes]:
 def _fence(text: FinishedText) -> None:
     if not text.stands():
         raise PartVanishedError(text.job.name)
+
+
+def _beside(look: Callable[[], Found | None]) -> Found | None:
+    """Look from another thread: the library that waits for our pieces cannot be called from here.
+
+    The thread is nobody's to wait for: a hung store must not keep the process from ending.
+    """
+    answer: queue.SimpleQueue[Found | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answer.put(look())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            answer.put(error)
+
+    threading.Thread(target=work, name="look", daemon=True).start()
+    found = answer.get()
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _mark(text: FinishedText) -> str:

@@ -194,7 +194,7 @@ def test_a_run_ends_in_time_though_its_store_hangs(shell: Shell, sim: Simulator,
         assert running.wait(30) == 3
         took = time.monotonic() - begun
 
-    assert took < 12  # five seconds by itself; the machine may have other work
+    assert took < 25  # five seconds by itself; a request of the store may take sixty
     s3.calm()
     shell.run("run", "-o", ".", code=0)
     assert s3.get("a.md") == text_of(sim, "a")
