@@ -43,6 +43,11 @@ class Demands:
         """Call `wake`, on the asking thread, whenever somebody has asked."""
         self._wake = wake
 
+    @property
+    def waiting(self) -> int:
+        """How many have asked and were not taken yet."""
+        return len(self._waiting)
+
     def ask(self, job_id: int) -> None:
         """Ask for a job; return when the one that was got has left its slot, or there is none."""
         demand = Demand(job_id, self._clock())
