@@ -24,6 +24,14 @@ def _nobodys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what a person is told."""
+    said: list[str] = []
+    monkeypatch.setattr(celery_app, "say", said.append)
+    return said
+
+
 def begin(pool: str = "threads", slots: object = 2) -> None:
     """Begin as Celery does."""
     worker = SimpleNamespace(app=celery_app.app, pool_cls=pool, concurrency=slots)
@@ -40,7 +48,7 @@ def begin(pool: str = "threads", slots: object = 2) -> None:
 )
 def test_a_database_that_cannot_be_shared_is_refused(
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    said: list[str],
     database: str,
     code: int,
     part: str,
@@ -53,6 +61,8 @@ def test_a_database_that_cannot_be_shared_is_refused(
         begin()
 
     assert ended.value.code == code
+    assert part in said[0]
+    assert "secret" not in said[0]
     assert celery_app.app.host is None
 
 

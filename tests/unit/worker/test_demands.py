@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.unit.pipeline.waiting import until
-from worker.demands import PATIENCE_S, Demands
+from worker.demands import PATIENCE_S, Demand, Demands
 
 
 class Clock:
@@ -31,18 +31,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def demands(clock: Clock) -> Iterator[Demands]:
-    """Give demands that hold nobody after the test."""
-    found = Demands(clock=clock)
-    yield found
-    found.close()
+def demands(clock: Clock) -> Demands:
+    """Give demands."""
+    return Demands(clock=clock)
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """Give threads to ask on."""
+def threads(demands: Demands) -> Iterator[ThreadPoolExecutor]:
+    """Give threads to ask on; nobody is held after the test."""
     with ThreadPoolExecutor(8) as pool:
         yield pool
+        demands.close()
+
+
+async def one_of(demands: Demands) -> list[Demand]:
+    """Take the first that waits."""
+    await until(lambda: demands.waiting)
+    return demands.take(1)
 
 
 async def nothing(ends: asyncio.Event) -> None:
@@ -57,7 +62,7 @@ async def test_a_thread_is_held_until_its_job_has_left(
     ends = asyncio.Event()
     task: asyncio.Task[object] = asyncio.ensure_future(nothing(ends))
     asked = threads.submit(demands.ask, 7)
-    taken = await until(lambda: demands.take(5))
+    taken = await one_of(demands)
 
     demands.meet(taken, {7: task})
     await asyncio.sleep(0)
@@ -92,7 +97,7 @@ async def test_a_job_that_nobody_named_goes_to_whoever_is_left(
     """The best job is claimed, not the hinted one."""
     ends = asyncio.Event()
     asked = threads.submit(demands.ask, 1)
-    taken = await until(lambda: demands.take(1))
+    taken = await one_of(demands)
     task: asyncio.Task[object] = asyncio.ensure_future(nothing(ends))
 
     demands.meet(taken, {99: task})
@@ -126,7 +131,7 @@ async def test_a_cancelled_job_lets_its_thread_go(
     """A drain cancels what runs."""
     task: asyncio.Task[object] = asyncio.ensure_future(nothing(asyncio.Event()))
     asked = threads.submit(demands.ask, 1)
-    demands.meet(await until(lambda: demands.take(1)), {1: task})
+    demands.meet(await one_of(demands), {1: task})
 
     task.cancel()
 
@@ -137,7 +142,7 @@ async def test_closing_lets_everybody_go(demands: Demands, threads: ThreadPoolEx
     """Those who wait, those who hold a job, and those who come later."""
     task: asyncio.Task[object] = asyncio.ensure_future(nothing(asyncio.Event()))
     holding = threads.submit(demands.ask, 1)
-    demands.meet(await until(lambda: demands.take(1)), {1: task})
+    demands.meet(await one_of(demands), {1: task})
     waiting = threads.submit(demands.ask, 2)
     await until(lambda: demands.waiting == 1)
 
@@ -156,4 +161,3 @@ def test_whoever_asks_wakes_the_loop(demands: Demands, threads: ThreadPoolExecut
     threads.submit(demands.ask, 1)
 
     assert woken.wait(5)
-    demands.close()

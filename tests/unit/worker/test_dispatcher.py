@@ -18,7 +18,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.there = True
-        self.sent: list[Hint] = []
+        self.sent: list[object] = []
         self.closed = threading.Event()
 
     def is_there(self) -> bool:
