@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, bootsteps
 from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
 from celery.signals import worker_init, worker_shutting_down
@@ -51,7 +52,17 @@ class App(Celery):
         self.config_from_object(self.broker.configuration())
 
 
+class _HangUp(bootsteps.StartStopStep):
+    """Drains when the terminal has gone: Celery would start anew without giving the jobs back."""
+
+    def start(self, parent: object) -> None:
+        """Put our handler in the place of Celery's, which is there by now."""
+        del parent
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
 app = App("tokenspool")
+app.steps["worker"].add(_HangUp)
 
 
 @app.task(name=GENERATE, bind=True)

@@ -105,6 +105,9 @@ class Broker:
             "broker_connection_retry": True,
             "broker_connection_max_retries": None,
             "broker_connection_timeout": 3.0,
+            # RabbitMQ closes the channel when a full worker has not begun a fetched hint for half
+            # an hour: then fetch anew, instead of ending for it.
+            "broker_channel_error_retry": True,
             "broker_transport_options": self._transport(),
             # A hint that could not be sent is not worth a second try: its job is found by polling.
             "task_publish_retry": False,

@@ -101,17 +101,19 @@ class Publisher:
             _log.warning("hints_unsent error=%s: jobs are found by polling", type(error).__name__)
 
 
-def kick(broker: Broker, *, wait_s: float = PATIENCE_S) -> bool:
+def kick(broker: Broker | str, *, wait_s: float = PATIENCE_S) -> bool:
     """Let a worker offer what was just enqueued; False when the broker did not take it in time.
 
-    For services too: call it after the commit, and do nothing when it fails. Never raises.
+    For services too, which may give the broker's URL: call it after the commit, and do nothing
+    when it fails. Raises nothing but UsageError for a URL that is none.
     """
+    where = Broker(url=broker) if isinstance(broker, str) else broker
     sent = threading.Event()
 
     def send() -> None:
         with suppress(Exception):
-            app = sender(broker)
-            options = broker.publishing
+            app = sender(where)
+            options = where.publishing
             with app.connection_for_write(
                 connect_timeout=wait_s, transport_options=options
             ) as connection:

@@ -119,15 +119,20 @@ def test_hints_that_come_ten_times_change_nothing(fleet: CeleryFleet) -> None:
     assert fleet.sim.stats()["generated"] == 30 * 60
 
 
-def test_a_stopped_worker_gives_everything_back(fleet: CeleryFleet) -> None:
-    """Within five seconds, without an attempt spent, on either signal's first coming."""
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("redis", signal.SIGINT), ("redis", signal.SIGHUP), ("rabbitmq", signal.SIGTERM)],
+    indirect=["place"],
+)
+def test_a_stopped_worker_gives_everything_back(fleet: CeleryFleet, number: signal.Signals) -> None:
+    """Within five seconds, without an attempt spent, also when its terminal has gone."""
     fleet.enqueue(32, tokens=600)
 
     with fleet.command_worker("--streams", "32") as worker:
         wait_until(lambda: len(running(fleet)) == 32, of=[worker])
         wait_until(lambda: min(map(len, fleet.texts().values())) > 20, of=[worker])
         asked = time.monotonic()
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(number)
         assert worker.wait(30) == 0
         assert time.monotonic() - asked < 5
 
