@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,14 +35,20 @@ class Place:
 @contextlib.contextmanager
 def broker(kind: str) -> Iterator[Place]:
     """Give a place on a running server, emptied at the end; without any, skip, or fail in CI."""
-    url = os.environ.get(VARIABLES[kind]) or _USUAL[kind]
-    if not _answers(url):
-        missing(f"no {kind} answers at the usual place; name one in {VARIABLES[kind]}")
-    place = Place(url, f"tokenspool-test-{secrets.token_hex(4)}")
-    try:
+    named = os.environ.get(VARIABLES[kind])
+    url = named or _USUAL[kind]
+    with contextlib.ExitStack() as stack:
+        if not _answers(url):
+            if kind != "redis" or named:
+                missing(f"no {kind} answers; name one in {VARIABLES[kind]}")
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenspool-redis-"))
+            own = OwnRedis(Path(folder))
+            own.start()
+            stack.callback(own.kill)
+            url = own.place.url
+        place = Place(url, f"tokenspool-test-{secrets.token_hex(4)}")
+        stack.callback(_empty, place)
         yield place
-    finally:
-        _empty(place)
 
 
 def missing(reason: str) -> None:

@@ -24,6 +24,7 @@ from tests.integration.fleet import LIMIT_S, wait_until
 from tokenspool import migrate
 from tokenspool import tables as t
 from worker.broker import Broker, sender
+from worker.hints import GENERATE
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,13 @@ def fleet(tmp_path: Path, place: Place, paced: Simulator) -> Iterator[CeleryFlee
 
 
 def test_two_workers_work_off_one_batch(fleet: CeleryFleet) -> None:
-    """Both take part, every text is exact, and nothing is asked for twice."""
+    """Both take part, every text is exact, and nothing is asked for twice: nor by ten hints."""
     fleet.enqueue(40, tokens=120)
+    ids = [row["id"] for row in fleet.rows(t.job)]
+    app = sender(Broker(url=fleet.place.url, queue=fleet.place.queue))
+    with app.connection_for_write() as connection:
+        for job_id in 10 * ids:
+            app.send_task(GENERATE, args=(job_id,), connection=connection)
 
     with fleet.command_worker("--streams", "8") as one, fleet.command_worker("--streams", "8") as b:
         wait_until(lambda: fleet.states() == {"done"}, of=[one, b])
@@ -79,13 +85,10 @@ def test_the_plain_command_works_and_shows_jobs_by_name(fleet: CeleryFleet) -> N
         assert {task["name"] for task in shown["w@here"]} == {"tokenspool.generate"}
         assert names == {f"in/job-{number:03}" for number in range(8)}
 
-        wait_until(lambda: fleet.states() == {"done"}, of=[worker])
+        fleet.command("cancel", "--batch", "in")
         wait_until(lambda: active(fleet) == [], of=[worker])
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
-
-    fleet.check_done()
-    assert fleet.sim.stats()["generated"] == 8 * 600
 
 
 def running(fleet: CeleryFleet) -> set[str]:
@@ -98,25 +101,6 @@ def active(fleet: CeleryFleet) -> list[object] | None:
     broker = Broker(url=fleet.place.url, queue=fleet.place.queue)
     nodes = sender(broker).control.inspect(timeout=2).active()
     return nodes and next(iter(nodes.values()))
-
-
-def test_hints_that_come_ten_times_change_nothing(fleet: CeleryFleet) -> None:
-    """Each job is generated once."""
-    fleet.enqueue(30, tokens=60)
-    ids = [row["id"] for row in fleet.rows(t.job)]
-    code = (
-        "import sys; from worker.app import generate\n"
-        "[generate.delay(int(i)) for _ in range(10) for i in sys.argv[1:]]"
-    )
-    subprocess.run(
-        (sys.executable, "-P", "-c", code, *map(str, ids)), env=fleet.environment, check=True
-    )
-
-    with fleet.command_worker("--streams", "8") as one, fleet.command_worker("--streams", "8") as b:
-        wait_until(lambda: fleet.states() == {"done"}, of=[one, b])
-
-    fleet.check_done()
-    assert fleet.sim.stats()["generated"] == 30 * 60
 
 
 @pytest.mark.parametrize(
@@ -192,6 +176,7 @@ def decoded(message: str) -> str:
     return base64.b64decode(json.loads(message)["body"]).decode()
 
 
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
 def test_processes_drain_together(fleet: CeleryFleet) -> None:
     """`--processes 2` with a broker: a signal to the parent ends all in peace."""
     fleet.enqueue(8, tokens=2000)
