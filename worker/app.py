@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery, Task, bootsteps
 from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
+from celery.platforms import EX_FAILURE
 from celery.signals import worker_init, worker_shutting_down
 from celery.utils.nodenames import gethostname, nodename
 
@@ -52,17 +53,26 @@ class App(Celery):
         self.config_from_object(self.broker.configuration())
 
 
-class _HangUp(bootsteps.StartStopStep):
-    """Drains when the terminal has gone: Celery would start anew without giving the jobs back."""
+class _Beside(bootsteps.StartStopStep):
+    """Lets our worker end where Celery ends without the signal that we wait for."""
 
     def start(self, parent: object) -> None:
-        """Put our handler in the place of Celery's, which is there by now."""
+        """Drain when the terminal has gone; Celery would start anew and give nothing back."""
         del parent
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
+    def close(self, parent: Any) -> None:  # noqa: ANN401 - Celery has no types
+        """Drain with a Celery that was shut down from afar; go on without one that has failed."""
+        if app.host is None or app.host.is_ending:
+            return
+        if parent.exitcode == EX_FAILURE:
+            _log.error("celery_failed: work goes on by polling; start it anew to be woken again")
+        else:
+            app.host.drain()
+
 
 app = App("tokenspool")
-app.steps["worker"].add(_HangUp)
+app.steps["worker"].add(_Beside)
 
 
 @app.task(name=GENERATE, bind=True)
@@ -92,10 +102,7 @@ def work_with_broker(options: FleetOptions, broker: Broker) -> RunResult:
         without_mingle=True,
     )
     worker.start()
-    host = _host_of(app)
-    if not host.is_ending:
-        _log.error("celery_ended exitcode=%s: work goes on by polling", worker.exitcode)
-    return host.join()
+    return _host_of(app).join()
 
 
 @worker_init.connect

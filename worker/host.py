@@ -53,21 +53,25 @@ class Host:
             on_start=self._started,
         )
         self._drain: Callable[[], None] | None = None
-        self._asked_at: float | None = None
+        self._ready = threading.Event()
+        self._asked = threading.Event()
         self.result: RunResult | None = None
         # No daemon: the interpreter waits for it, whatever becomes of Celery.
         self._thread = threading.Thread(target=self._run, name="host")
+        # There from the start: a signal's handler may not start one.
+        self._leaver = threading.Thread(target=self._leave, name="leaver", daemon=True)
 
     @property
     def is_ending(self) -> bool:
-        """Whether it was asked to drain, or has ended."""
-        return self._asked_at is not None or self.result is not None
+        """Whether it was asked to drain."""
+        return self._asked.is_set()
 
     def start(self) -> None:
         """Begin to work."""
         for number in (signal.SIGINT, signal.SIGTERM):
             # Celery puts its own in their place once it is ready for them.
             signal.signal(number, self._signalled)
+        self._leaver.start()
         self._thread.start()
 
     def generate(self, job_id: int) -> None:
@@ -79,20 +83,21 @@ class Host:
         self._dispatcher.nudge()
 
     def drain(self) -> None:
-        """Stop claiming, give the jobs back and end, in time; a signal after it leaves at once."""
-        if self._asked_at is not None:
+        """Stop claiming, give the jobs back and end, in time; asked again, leave at once.
+
+        For the main thread alone, which is where signals come.
+        """
+        if self._asked.is_set():
             os._exit(INTERRUPTED)
-        self._asked_at = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, _leave_at_once)
-        _later(LEAVE_S, lambda: os._exit(INTERRUPTED))
-        if self._drain is not None:
-            self._drain()
+        self._asked.set()
 
     def join(self) -> RunResult:
-        """Wait for its end; say how it was."""
+        """Wait for its end; tell how it was. Its reason has been said."""
         self._thread.join()
-        return self.result or RunResult(exit_code=OUT_OF_REACH)
+        code = OUT_OF_REACH if self.result is None else self.result.exit_code
+        return RunResult(exit_code=code)
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:
         self.drain()
@@ -100,12 +105,24 @@ class Host:
     def _started(self, drain: Callable[[], None]) -> None:
         """Learn, on the loop, how to drain; the signal may have come before."""
         self._drain = drain
-        if self._asked_at is not None:
-            drain()
+        self._ready.set()
         self._dispatcher.start()
         if self._told is not None:
             # Through a signal, so that Celery learns of it too.
             self._told(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def _leave(self) -> None:
+        """Once it was asked for, drain and end the process in time, whatever Celery does."""
+        self._asked.wait()
+        until = time.monotonic() + LEAVE_S
+        self._ready.wait(LEAVE_S)
+        if self._drain is not None:
+            self._drain()
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self.result is None:
+            os._exit(INTERRUPTED)
+        time.sleep(max(GOODBYE_S, (until - time.monotonic()) / 2))
+        os._exit(self.result.exit_code)
 
     def _run(self) -> None:
         try:
@@ -119,17 +136,11 @@ class Host:
         finally:
             self._demands.close()
             self._dispatcher.stop()
-        self._end(self.result)
-
-    def _end(self, result: RunResult) -> None:
-        if result.reason:
-            say(result.reason)
-        if self._asked_at is None:
-            # Nobody asked: it cannot work, and a Celery without it would only swallow hints.
-            _flush()
-            os._exit(result.exit_code)
-        left = LEAVE_S - (time.monotonic() - self._asked_at)
-        _later(max(GOODBYE_S, left / 2), lambda: os._exit(result.exit_code))
+        if self.result.reason:
+            say(self.result.reason)
+        if not self._asked.is_set():
+            # It cannot work, and a Celery without it would only swallow hints.
+            os._exit(self.result.exit_code)
 
 
 def say(sentence: str) -> None:
@@ -139,17 +150,5 @@ def say(sentence: str) -> None:
         sys.__stderr__.flush()
 
 
-def _later(seconds: float, call: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, call)
-    timer.daemon = True
-    timer.start()
-
-
 def _leave_at_once(_number: int, _frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
