@@ -66,6 +66,32 @@ def test_a_database_that_cannot_be_shared_is_refused(
     assert celery_app.app.host is None
 
 
+@pytest.mark.parametrize("url", ["", "me:secret@here"])
+def test_a_broker_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], url: str
+) -> None:
+    """Celery's own default would be a broker on this machine that nobody meant."""
+    monkeypatch.setenv("TOKENSPOOL_BROKER_URL", url)
+    app = celery_app.App("another", set_as_current=False)
+
+    with pytest.raises(SystemExit) as ended:
+        _ = app.conf.broker_url
+
+    assert ended.value.code == 2
+    assert "TOKENSPOOL_BROKER_URL" in said[0]
+    assert "secret" not in said[0]
+
+
+def test_celerys_own_option_names_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`celery -b URL` goes before the settings."""
+    monkeypatch.setenv("TOKENSPOOL_BROKER_URL", "redis://settings/0")
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://option//")
+    app = celery_app.App("another", set_as_current=False)
+
+    assert app.conf.broker_url == "amqp://option//"
+    assert "global_keyprefix" not in app.conf.broker_transport_options
+
+
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_pools_that_are_no_threads_are_refused(pool: str) -> None:
     """A fork would take half an event loop with it."""
