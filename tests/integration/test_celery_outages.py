@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from simulator import process as simulators
 from simulator.process import Simulator
 from simulator.settings import SimSettings
-from tests.contract.brokers import OwnRedis
+from tests.contract.brokers import OwnRedis, Place
 from tests.contract.conftest import _made
 from tests.contract.servers import postgresql
 from tests.integration.celery_fleet import CeleryFleet
@@ -180,3 +181,18 @@ def test_a_second_signal_leaves_at_once(fleet: CeleryFleet) -> None:
             assert worker.wait(30) == 3
 
     assert fleet.states() == {"running"}
+
+
+def test_a_broker_that_says_nothing_holds_nobody(fleet: CeleryFleet) -> None:
+    """It takes connections and is silent: the work goes on, and a signal ends it in time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        fleet.place = Place(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", "silent")
+        fleet.enqueue(8, tokens=2000)
+        with fleet.command_worker("--streams", "8") as worker:
+            wait_until(lambda: count(fleet, "running") == 8, of=[worker])
+            asked = time.monotonic()
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+            assert time.monotonic() - asked < 5
+
+    assert {(row["state"], row["attempts"]) for row in fleet.rows(t.job)} == {("pending", 0)}
