@@ -12,6 +12,7 @@ from cli.invocation import SPOOL
 from cli.options import command_app, invocation, output_named
 from cli.printing import say, show_json
 from cli.roots import checked_output, checked_root
+from cli.waking import broker_of, wake
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.inputs.reading import stem_of
@@ -68,6 +69,7 @@ def enqueue(  # noqa: PLR0913 - an option each
     if not inputs:
         msg = "say what to enqueue: tokenspool enqueue INPUT…; - is standard input"
         raise UsageError(msg)
+    broker = broker_of(settings)
     wanted = asking.request(
         settings,
         batch=batch or (_stem(inputs) if output is None else asking.batch_of(Path(output))),
@@ -90,6 +92,8 @@ def enqueue(  # noqa: PLR0913 - an option each
         show_json(asking.taken_document(wanted.defaults.batch, taken))
     else:
         say(f"batch {wanted.defaults.batch!r}: {asking.said(taken)}")
+    if not dry_run:
+        wake(broker, database)
     return 0
 
 

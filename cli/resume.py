@@ -18,6 +18,7 @@ from cli.options import (
     work_again,
 )
 from cli.printing import amount, say, show_json
+from cli.waking import broker_of, wake
 from tokenspool.database import Database
 from tokenspool.errors import ErrorKind, UsageError
 from tokenspool.model import JobState
@@ -52,7 +53,9 @@ def resume(
     if batch is None and job is None and kind is None and not all_failed:
         msg = "say which jobs: --batch B, --job J, --error KIND or --all-failed"
         raise UsageError(msg)
-    with asked.opened(asked.settings(), folder=output) as database, Meter() as meter:
+    settings = asked.settings()
+    broker = broker_of(settings)
+    with asked.opened(settings, folder=output) as database, Meter() as meter:
         chosen = choose(database, batch=batch, job=job, error=kind, failed_only=all_failed)
         moved = actions.resume(
             database,
@@ -62,6 +65,8 @@ def resume(
             progress=lambda so_far: meter.show(f"{amount(so_far, 'job')} queued again"),
         )
         standing = _standing(database, chosen)
+    if moved:
+        wake(broker, database)
     if asked.as_json:
         show_json({"resumed": moved})
     elif moved:

@@ -19,7 +19,6 @@ from cli.preflight import Preflight
 from cli.printing import say, show_json
 from cli.progress import RunProgress
 from cli.roots import checked_root
-from cli.tuning import tuning
 from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.model import JobState, Resume
@@ -29,6 +28,7 @@ from tokenspool.store import pauses, reads
 from worker.local import RunOptions, run_local
 from worker.lock import RunnerLock
 from worker.process import INTERRUPTED, RunResult
+from worker.tuning import tuning
 from worker.wiring import allow_open_files
 
 app = command_app()

@@ -7,6 +7,7 @@ import typer
 from cli.options import BatchName, Folder, command_app, invocation, who, work_again
 from cli.pause import EndpointName, choose
 from cli.printing import amount, say, show_json
+from cli.waking import broker_of, wake
 from tokenspool.store import pauses
 
 app = command_app()
@@ -22,9 +23,13 @@ def unpause(
 ) -> int:
     """Let the jobs of a paused batch or on a paused endpoint begin again."""
     asked = invocation(ctx)
-    with asked.opened(asked.settings(), folder=output) as database:
+    settings = asked.settings()
+    broker = broker_of(settings)
+    with asked.opened(settings, folder=output) as database:
         target = choose(database, batch=batch, endpoint=endpoint)
         changed = pauses.unpause(database, target, who=who())
+    if changed:
+        wake(broker, database)
     if asked.as_json:
         show_json({"unpaused": changed})
     elif changed:

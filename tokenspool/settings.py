@@ -77,8 +77,10 @@ class Settings(BaseSettings):
 
     #: Where jobs and their text are kept; None: `.tokenspool/spool.db`.
     database_url: str | None = None
-    #: Where Celery's messages go; None: no broker, one process.
+    #: Where a fleet's hints go; None: no broker, workers poll.
     broker_url: str | None = None
+    #: The name of the queue there; fleets that share a broker need one each.
+    broker_queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "tokenspool"
     #: Where requests go when a job does not say; `OPENAI_BASE_URL` is honoured.
     base_url: str = OPENAI_URL
     #: The model of jobs that name none.

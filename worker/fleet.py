@@ -6,6 +6,7 @@ It never ends by itself. No message is needed: whatever wakes it early is a hint
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 
 from pipeline.ports import Fault, no_fault
 from pipeline.watch import Live
+from tokenspool import migrate
+from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.store import workers
+from worker.demands import Demands
 from worker.lease import Lease, Terms, end_silent_transactions, lease_database
+from worker.patience import Patience
 from worker.process import DRAIN_S, HEARTBEAT_S, INTERRUPTED, Process, RunResult, run_on_loop
 from worker.wiring import Tuning
 
@@ -43,6 +48,10 @@ class FleetOptions:
     on_waiting: Callable[[tuple[str, ...]], None] | None = None
     #: Called once, with the worker's drain, which may be asked for from any thread.
     on_start: Callable[[Callable[[], None]], None] | None = None
+    #: What hints ask for; None where there is no broker.
+    demands: Demands | None = None
+    #: Called on the loop, with a broker, when a slot is free and there may be too few hints.
+    on_free: Callable[[], None] = lambda: None
     fault: Fault = no_fault
 
 
@@ -52,9 +61,7 @@ class FleetWorker:
     def __init__(self, options: FleetOptions) -> None:
         """Wire everything; nothing has been touched yet. Raises UsageError for SQLite."""
         database = options.tuning.database
-        if database.kind != "postgresql":
-            msg = "workers share a PostgreSQL; a SQLite file is worked off by `tokenspool run`"
-            raise UsageError(msg)
+        _refuse_sqlite(database)
         end_silent_transactions(database, SILENT * options.lease_s)
         self._options = options
         self._lease_database = lease_database(database)
@@ -72,6 +79,9 @@ class FleetWorker:
         self._stop = asyncio.Event()
         self._signalled = False
         self._paused: list[Live] = []
+        self._patience = Patience()
+        #: The claims that ran after the last take: whoever is missing has left its slot.
+        self._ran: set[tuple[int, int]] = set()
 
     def stop(self) -> None:
         """Drain; asked again by a signal, leave at once (as safe as a `kill -9`)."""
@@ -84,6 +94,8 @@ class FleetWorker:
         """Stop claiming, commit what there is, give the jobs back and end; once."""
         self._stop.set()
         self._process.wake.set()
+        if self._options.demands is not None:
+            self._options.demands.close()
 
     async def run(self) -> RunResult:
         """Work until stopped, or until the database is out of reach for good."""
@@ -105,6 +117,9 @@ class FleetWorker:
         process, pool, lease = self._process, self._process.plant.pool, self._lease
         await process.write(lease.take)
         lease.start()
+        if self._options.demands is not None:
+            loop, wake = asyncio.get_running_loop(), process.wake.set
+            self._options.demands.listen(lambda: _call_soon(loop, wake))
         looked, poll = 0.0, 0.0
         while True:
             process.wake.clear()
@@ -112,12 +127,38 @@ class FleetWorker:
             if lease.failure is not None:
                 raise lease.failure
             look = time.monotonic() - looked >= poll
-            found = await process.take(lease.worker, look=look)
+            found = await self._take(look=look)
             if look:
                 looked = time.monotonic()
                 slower = POLL_S if found or not pool.is_idle else min(1.5 * poll, POLL_CAP_S)
                 poll = max(POLL_S, slower) * random.uniform(1 - JITTER, 1)  # noqa: S311 - no secret
             await process.nap(max(0.0, looked + poll - time.monotonic()))
+
+    async def _take(self, *, look: bool) -> int:
+        """Claim for the demands that wait; of our own accord too where no hints come."""
+        demands, pool = self._options.demands, self._process.plant.pool
+        if demands is None:
+            return await self._process.take(self._lease.worker, look=look)
+        if look:
+            working = pool.free > 0 and await self._process.plant.sites.refresh()
+            if self._patience.saw(work=pool.free == 0 or bool(working), free=pool.free > 0):
+                self._options.on_free()
+        before = set(pool.running)
+        taken = demands.take(pool.free)
+        if taken:
+            self._patience.met()
+        alone = not taken and self._patience.is_over
+        claimed: dict[int, asyncio.Task[object]] = {}
+        try:
+            most = None if alone else len(taken)
+            found = await self._process.take(self._lease.worker, look=look, most=most)
+            claimed = {key[0]: task for key, task in pool.running.items() if key not in before}
+        finally:
+            demands.meet(taken, claimed)
+        if self._ran - before and pool.free > 0:
+            self._options.on_free()
+        self._ran = set(pool.running)
+        return found
 
     # --- beside it ---------------------------------------------------------------------------
     def _still_for(self) -> float:
@@ -164,8 +205,24 @@ class FleetWorker:
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     """Call on the loop from another thread; a loop that has ended needs no call."""
-    if not loop.is_closed():
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(call)
+
+
+def shared(database: Database) -> Database:
+    """Give a database that workers can share. Raises UsageError or Unavailable with the remedy."""
+    _refuse_sqlite(database)
+    migrate.ensure(database)
+    return database
+
+
+def _refuse_sqlite(database: Database) -> None:
+    if database.kind != "postgresql":
+        msg = (
+            "workers share a PostgreSQL (--db postgresql://…); a SQLite file is worked off by"
+            " `tokenspool run -o DIR`"
+        )
+        raise UsageError(msg)
 
 
 def work_in_fleet(options: FleetOptions) -> RunResult:

@@ -90,11 +90,12 @@ class Pool:
         """The claims that are worked on: streams, and what is being published."""
         return [*self.running, *self._publishing]
 
-    async def claim(self, worker: str) -> int:
-        """Claim what fits and start it; give how many."""
+    async def claim(self, worker: str, *, most: int | None = None) -> int:
+        """Claim what fits, at most so many if it is said, and start it; give how many."""
         started = 0
         for site in await self._sites.refresh():
             room = min(self.free, self._sites.gate(site).room(), claims_at_once(self.slots))
+            room = room if most is None else min(room, most - started)
             if site.endpoint.id in self._sites.paused or room <= 0:
                 continue
             jobs = await self._write(

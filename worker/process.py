@@ -109,17 +109,21 @@ class Process:
         return stopped
 
     # --- the loop ----------------------------------------------------------------------------
-    async def take(self, worker: str, *, look: bool) -> int:
+    async def take(self, worker: str, *, look: bool, most: int | None = None) -> int:
         """Claim what fits; with `look` also wake what is due; give how much there was to do.
 
         Every job's end wakes us. Asking the database each time would cost more than the jobs:
-        between two looks we only claim, and only while the last claim found enough.
+        between two looks we only claim, and only while the last claim found enough. With `most`
+        somebody else knows when there is work: so many are claimed, and none of our own accord.
         """
         pool, found = self.plant.pool, 0
         if look:
             found += await self.write(claims.wake_due)
             found += await pool.claim_complete(worker)
-        if look or self._plenty:
+        if most is not None:
+            self._plenty = False
+            found += await pool.claim(worker, most=most) if most > 0 else 0
+        elif look or self._plenty:
             wanted = pool.free
             claimed = await pool.claim(worker)
             if wanted > 0:
@@ -235,8 +239,11 @@ class Stoppable(Protocol):
         ...
 
 
-def run_on_loop(make: Callable[[], Stoppable]) -> RunResult:
-    """Run on an event loop of its own, with signals handled; the command line's way in."""
+def run_on_loop(make: Callable[[], Stoppable], *, signals: bool = True) -> RunResult:
+    """Run on an event loop of its own; the command line's way in.
+
+    Signals drain it, unless somebody else handles them: only the main thread can.
+    """
     # What is loaded by now stays; looking through it again and again took a tenth of the CPU.
     gc.collect()
     gc.freeze()
@@ -247,13 +254,13 @@ def run_on_loop(make: Callable[[], Stoppable]) -> RunResult:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_run(make))
+        return runner.run(_run(make, signals=signals))
 
 
-async def _run(make: Callable[[], Stoppable]) -> RunResult:
+async def _run(make: Callable[[], Stoppable], *, signals: bool) -> RunResult:
     run = make()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM) if signals else ():
         loop.add_signal_handler(number, run.stop)
     try:
         return await run.run()
