@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ from tokenspool.store import claims, publishing
 from tokenspool.store.folding import Folding, fold_some
 from tokenspool.store.prune import forget_some
 from tokenspool.store.publishing import Published
+from worker.gate import Gate
 from worker.sites import Sites
 from worker.sqlstore import SqlStore
 
@@ -65,6 +68,8 @@ class Pool:
         self._marking: asyncio.Task[None] | None = None
         #: Set whenever a slot falls free or something is published.
         self.changed = asyncio.Event()
+        #: When a permit may be had that was refused, by `time.monotonic`.
+        self.permit_at = math.inf
         self.failure: BaseException | None = None
         self.ended = 0
 
@@ -91,26 +96,39 @@ class Pool:
         return [*self.running, *self._publishing]
 
     async def claim(self, worker: str) -> int:
-        """Claim what fits and start it; give how many."""
-        started = 0
+        """Claim what fits and is permitted, and start it; give how many."""
+        started, waits = 0, [math.inf]
         for site in await self._sites.refresh():
-            room = min(self.free, self._sites.gate(site).room(), claims_at_once(self.slots))
-            if site.endpoint.id in self._sites.paused or room <= 0:
+            wanted = min(self.free, claims_at_once(self.slots))
+            if site.endpoint.id in self._sites.paused or wanted <= 0:
                 continue
-            jobs = await self._write(
-                partial(
-                    claims.claim_ready,
-                    worker=worker,
-                    endpoint_id=site.endpoint.id,
-                    limit=room,
-                    leased=self._leased,
-                )
-            )
+            gate = self._sites.gate(site)
+            permits = await self._sites.permits.take(gate, wanted)
+            if permits < wanted and gate.wait_s is not None:
+                waits.append(gate.wait_s)
+            if permits <= 0:
+                continue
+            jobs: list[Job] = []
+            try:
+                jobs = await self._claim_ready(worker, site, permits)
+            finally:
+                gate.give(permits - len(jobs), unused=True)
             self._parts.fault("after_claim")
             for job in jobs:
-                self._start(job)
+                self._start(job, gate)
             started += len(jobs)
+        self.permit_at = time.monotonic() + min(waits)
         return started
+
+    async def _claim_ready(self, worker: str, site: Site, permits: int) -> list[Job]:
+        claim = partial(
+            claims.claim_ready,
+            worker=worker,
+            endpoint_id=site.endpoint.id,
+            limit=permits,
+            leased=self._leased,
+        )
+        return await self._write(claim)
 
     async def claim_complete(self, worker: str) -> int:
         """Take up complete jobs that nobody owns, to publish them; give how many."""
@@ -147,14 +165,15 @@ class Pool:
         for owner in owners & self._publishing.keys():
             self._publishing[owner].cancel()
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, gate: Gate) -> None:
         task = self._spawn(self._run(job, self._sites.site(job.endpoint)))
         self.running[job.owner_key] = task
-        task.add_done_callback(lambda _: self._left(job))
+        task.add_done_callback(lambda _: self._left(job, gate))
 
-    def _left(self, job: Job) -> None:
+    def _left(self, job: Job, gate: Gate) -> None:
         # Not in the task itself: one that is cancelled before it began runs nothing of it.
         self.running.pop(job.owner_key, None)
+        gate.give(1)
         self.changed.set()
 
     async def _run(self, job: Job, site: Site) -> None:
