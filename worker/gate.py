@@ -150,11 +150,8 @@ class Gate:
         """
         now = self._clock()
         if self._is_shared:
-            # Nobody adds up now what each of us does: begin with a share, without a burst.
             self._is_shared = False
-            self._book.requests.empty(now=now)
-            self._book.tokens.empty(now=now)
-            self._book.aimd.bound(max(1.0, self._book.aimd.limit // workers))
+            self._book.part(workers, now=now)
         self._workers = workers
         self._book.share(workers)
         return self._granted(self._book.ask(self._asked(wanted), now=now))
@@ -170,7 +167,7 @@ class Gate:
         """Take what the book of all workers grants; give the permits for claims."""
         self._is_shared = True
         before, aimd = self.limit, self._book.aimd
-        aimd.most, aimd.limit = grant.most, grant.limit
+        aimd.take_over(grant.limit, most=grant.most)
         self.changed = self.changed or self.limit != before
         for bucket, rate in (
             (self._book.requests, grant.requests_per_minute),

@@ -49,6 +49,11 @@ class Aimd:
         self._threshold = max(self._threshold, self.limit)
         self.limit = 1.0
 
+    def take_over(self, limit: float, *, most: float) -> None:
+        """Stand where others have brought it."""
+        self.most, self.limit = most, min(most, limit)
+        self._threshold = self.limit
+
     def bound(self, most: float) -> None:
         """Take another most; what was never cut grows with it."""
         if self.limit >= self.most:

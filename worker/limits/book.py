@@ -69,6 +69,15 @@ class Book:
         most = self._rates.max_in_flight
         self.aimd.bound(self._slots if most is None else max(1, most // workers))
 
+    def part(self, workers: int, *, now: float) -> None:
+        """Go on alone with a share of what all had together, and without a burst."""
+        together, was_cut = self.aimd.limit, self.aimd.limit < self.aimd.most
+        self.share(workers)
+        most = self.aimd.most
+        self.aimd.take_over(max(1.0, together // workers) if was_cut else most, most=most)
+        self.requests.empty(now=now)
+        self.tokens.empty(now=now)
+
     def learn(self, quota: Quota, *, now: float) -> None:
         """Take what the endpoint said of its limits."""
         for bucket, said in ((self.requests, quota.requests), (self.tokens, quota.tokens)):

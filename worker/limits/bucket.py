@@ -45,7 +45,9 @@ class Bucket:
         return max(0, math.ceil(self._level / size))
 
     def take(self, amount: float, *, now: float) -> None:
-        """Take; a negative amount is given back."""
+        """Take; a negative amount is given back. Nothing is owed from before there was a limit."""
+        if self.per_minute is None:
+            return
         self._fill(now)
         self._level = min(self._level - amount, self._most)
 

@@ -18,9 +18,12 @@ local function exact(value)
 end
 
 -- Who holds what. A key that was evicted alone would leave sums that nothing mends: begin anew.
+-- When somebody knew the book before, others hold permits that it has forgotten: let them say so.
 if redis.call('HLEN', held) ~= redis.call('ZCARD', alive) + 2 then
   redis.call('DEL', held, alive)
+  if a.known then redis.call('HSET', book, 'lost_at', exact(now)) end
 end
+local grace = math.max(0, number(book, 'lost_at', -math.huge) + a.grace - now)
 local total, slots = number(held, '=held', 0), number(held, '=slots', 0)
 local function forget(worker)
   local h, s = string.match(redis.call('HGET', held, worker) or '', '^(%d+) (%d+)$')
@@ -67,19 +70,25 @@ end
 local pause = math.max(0, pause_until - now)
 
 -- Requests and tokens a minute.
+local function filled(name, rate)
+  if rate <= 0 then return number(book, name, 1) end
+  local elapsed = math.max(0, now - number(book, name .. '_at', now))
+  local per_ms = rate / 60000
+  return math.min(number(book, name, 1) + elapsed * per_ms, math.max(1, per_ms * 1000))
+end
 local function bucket(name, set, learnt, remaining, give)
-  if learnt > 0 then
-    redis.call('HSET', book, name .. '_learnt', exact(learnt))
-  end
   local rate = set
   if rate <= 0 then rate = number(book, name .. '_learnt', 0) end
+  -- What has gathered came at the rate that was known then.
+  local level = filled(name, rate)
+  if learnt > 0 then
+    redis.call('HSET', book, name .. '_learnt', exact(learnt))
+    if set <= 0 then rate = learnt end
+    if remaining >= 0 then level = math.min(level, remaining) end
+  end
   if rate <= 0 then return {rate = 0, level = math.huge} end
   local per_ms = rate / 60000
-  local full = math.max(1, per_ms * 1000)
-  local elapsed = math.max(0, now - number(book, name .. '_at', now))
-  local level = math.min(full, number(book, name, 1) + elapsed * per_ms)
-  if remaining >= 0 then level = math.min(level, remaining) end
-  level = math.min(full, level + give)
+  level = math.min(level + give, math.max(1, per_ms * 1000))
   return {rate = rate, level = level, per_ms = per_ms}
 end
 local requests = bucket('requests', a.rpm, a.learnt_rpm, a.left_requests, a.unused)
@@ -92,11 +101,11 @@ local free = math.max(0, math.floor(limit) - total)
 local again, claims = 0, 0
 if pause <= 0 then
   again = math.min(a.again, room)
-  claims = math.min(a.wanted, free, room - again)
+  if grace <= 0 then claims = math.min(a.wanted, free, room - again) end
 end
 total = total + claims
 local wait = -1
-if again + claims < a.again + math.min(a.wanted, free) then wait = pause end
+if again + claims < a.again + math.min(a.wanted, free) then wait = math.max(pause, grace) end
 local function take(name, one, amount)
   if one.rate > 0 then
     one.level = one.level - amount

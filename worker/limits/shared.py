@@ -83,6 +83,8 @@ class SharedBooks:
         #: Random per start: nobody inherits the permits of a process that died.
         self._worker = secrets.token_hex(8)
         self._away_until: float | None = None
+        #: Books that have granted us something: one that does not know us has been lost.
+        self._known: set[str] = set()
 
     @property
     def renew_s(self) -> float:
@@ -114,6 +116,7 @@ class SharedBooks:
         if self._away_until is not None:
             _log.warning("limits_shared_again")
             self._away_until = None
+        self._known.add(page.name)
         return _grant(json.loads(said))
 
     async def close(self) -> None:
@@ -132,6 +135,8 @@ class SharedBooks:
             "most": rates.max_in_flight or 0,
             "rpm": rates.requests_per_minute or 0,
             "tpm": rates.tokens_per_minute or 0,
+            "known": page.name in self._known,
+            "grace": 1000 * self.renew_s,
             "held": 0 if leave else asked.held,
             "wanted": asked.wanted,
             "again": asked.again,
