@@ -17,6 +17,8 @@ _REDIS = ("redis://", "rediss://")
 
 def tuning(database: Database, settings: Settings) -> Tuning:
     """Give the tuning of a process on this database."""
+    # Jobs name an endpoint in one way, a person in any.
+    said = {checked_url(one.url): one.url for one in settings.endpoint}
     return Tuning(
         database=database,
         streams=settings.streams,
@@ -36,7 +38,7 @@ def tuning(database: Database, settings: Settings) -> Tuning:
         retry=RetryPolicy(max_stalls=settings.max_stalls),
         keep=settings.keep == "forever",
         profiles={checked_url(one.url): settings.profile(one.url) for one in settings.endpoint},
-        rates=lambda url, model: _rates(settings, url, model),
+        rates=lambda url, model: _rates(settings, said.get(url, url), model),
         limits_url=_limits_url(settings),
     )
 

@@ -18,6 +18,8 @@ from worker.limits.shared import Page, SharedBooks
 GATHER_S = 0.05
 #: Without anybody waiting nothing is to be told before this.
 IDLE_S = 3.0
+#: A process that ends does not wait longer for a Redis that hangs.
+CLOSE_S = 0.5
 
 
 class Permits:
@@ -64,14 +66,15 @@ class Permits:
                     await self._ask(gate, 0)
 
     async def close(self) -> None:
-        """Give all permits back, as far as anybody can be told."""
+        """Give all permits back, as far as anybody can be told; they are leases in any case."""
         if self._books is None:
             return
-        async with self._asking:
-            for gate, page in self._gates.items():
-                asked, news = gate.asks(0)
-                await self._books.ask(page, asked, news, leave=True)
-            await self._books.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S), self._asking:
+                for gate, page in self._gates.items():
+                    asked, news = gate.asks(0)
+                    await self._books.ask(page, asked, news, leave=True)
+        await self._books.close()
 
     async def _ask(self, gate: Gate, wanted: int) -> int:
         if self._books is not None:

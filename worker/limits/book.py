@@ -94,7 +94,7 @@ class Book:
         claims = int(min(asked.wanted, free, room - again))
         self.requests.take(again + claims, now=now)
         self.tokens.take(asked.size * (again + claims), now=now)
-        wait = max(self.requests.wait_s(now=now), self.tokens.wait_s(now=now))
+        wait = max(self.requests.wait_s(1, now=now), self.tokens.wait_s(asked.size, now=now))
         is_short = again + claims < asked.again + min(asked.wanted, free)
         return Grant(
             again=again,

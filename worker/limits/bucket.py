@@ -6,10 +6,12 @@ import math
 
 #: What gathers while nobody asks, in seconds of the rate: more would be a burst.
 BURST_S = 1.0
+#: What adding up in fractions may lose.
+TINY = 1e-6
 
 
 class Bucket:
-    """So much a minute. It may be overdrawn by one: what is larger than the bucket gets through."""
+    """So much a minute. What is larger than the bucket gets through, and is owed afterwards."""
 
     def __init__(self, per_minute: float | None, *, now: float) -> None:
         """Begin with room for one; None is without limit until one is learnt."""
@@ -42,7 +44,10 @@ class Bucket:
         if self.per_minute is None:
             return math.inf
         self._fill(now)
-        return max(0, math.ceil(self._level / size))
+        need = self._need(size)
+        if self._level < need - TINY:
+            return 0
+        return 1 + math.floor((self._level - need + TINY) / size)
 
     def take(self, amount: float, *, now: float) -> None:
         """Take; a negative amount is given back. Nothing is owed from before there was a limit."""
@@ -55,12 +60,12 @@ class Bucket:
         """Let nothing that was gathered count."""
         self._at, self._level = now, min(0.0, self._level)
 
-    def wait_s(self, *, now: float) -> float:
-        """Give the seconds until there is room for one."""
+    def wait_s(self, size: float, *, now: float) -> float:
+        """Give the seconds until there is room for one of this size."""
         if self.per_minute is None:
             return 0.0
         self._fill(now)
-        return 0.0 if self._level > 0 else (0.001 - self._level) / self._per_second
+        return max(0.0, self._need(size) - self._level) / self._per_second
 
     @property
     def _per_second(self) -> float:
@@ -68,7 +73,11 @@ class Bucket:
 
     @property
     def _most(self) -> float:
-        return max(1.0, BURST_S * self._per_second)
+        return max(2.0, BURST_S * self._per_second)
+
+    def _need(self, size: float) -> float:
+        """Give what has to be there for one; half of the bucket leaves room to come late."""
+        return min(size, self._most / 2)
 
     def _fill(self, now: float) -> None:
         if self.per_minute is not None:

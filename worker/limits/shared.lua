@@ -70,11 +70,14 @@ end
 local pause = math.max(0, pause_until - now)
 
 -- Requests and tokens a minute.
+local function full(per_ms)
+  return math.max(2, per_ms * 1000)
+end
 local function filled(name, rate)
   if rate <= 0 then return number(book, name, 1) end
   local elapsed = math.max(0, now - number(book, name .. '_at', now))
   local per_ms = rate / 60000
-  return math.min(number(book, name, 1) + elapsed * per_ms, math.max(1, per_ms * 1000))
+  return math.min(number(book, name, 1) + elapsed * per_ms, full(per_ms))
 end
 local function bucket(name, set, learnt, remaining, give)
   local rate = set
@@ -86,17 +89,26 @@ local function bucket(name, set, learnt, remaining, give)
     if set <= 0 then rate = learnt end
     if remaining >= 0 then level = math.min(level, remaining) end
   end
-  if rate <= 0 then return {rate = 0, level = math.huge} end
+  if rate <= 0 then return {rate = 0} end
   local per_ms = rate / 60000
-  level = math.min(level + give, math.max(1, per_ms * 1000))
+  level = math.min(level + give, full(per_ms))
   return {rate = rate, level = level, per_ms = per_ms}
 end
 local requests = bucket('requests', a.rpm, a.learnt_rpm, a.left_requests, a.unused)
 local tokens = bucket('tokens', a.tpm, a.learnt_tpm, a.left_tokens, -a.used)
 
 -- What is granted; further requests of running jobs first.
-local room = math.min(
-  math.max(0, math.ceil(requests.level)), math.max(0, math.ceil(tokens.level / a.size)))
+local tiny = 1e-6
+local function need(one, size)
+  return math.min(size, full(one.per_ms) / 2)
+end
+local function room_in(one, size)
+  if one.rate <= 0 then return math.huge end
+  local least = need(one, size)
+  if one.level < least - tiny then return 0 end
+  return 1 + math.floor((one.level - least + tiny) / size)
+end
+local room = math.min(room_in(requests, 1), room_in(tokens, a.size))
 local free = math.max(0, math.floor(limit) - total)
 local again, claims = 0, 0
 if pause <= 0 then
@@ -106,17 +118,17 @@ end
 total = total + claims
 local wait = -1
 if again + claims < a.again + math.min(a.wanted, free) then wait = math.max(pause, grace) end
-local function take(name, one, amount)
+local function take(name, one, size)
   if one.rate > 0 then
-    one.level = one.level - amount
+    one.level = one.level - size * (again + claims)
     redis.call('HSET', book, name, exact(one.level), name .. '_at', exact(now))
-    if wait >= 0 and one.level <= 0 then
-      wait = math.max(wait, (0.001 - one.level) / one.per_ms)
+    if wait >= 0 then
+      wait = math.max(wait, (need(one, size) - one.level) / one.per_ms)
     end
   end
 end
-take('requests', requests, again + claims)
-take('tokens', tokens, a.size * (again + claims))
+take('requests', requests, 1)
+take('tokens', tokens, a.size)
 
 -- What stays.
 if a.lease > 0 then

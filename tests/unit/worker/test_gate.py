@@ -317,10 +317,9 @@ def test_a_rate_says_when_to_ask_again() -> None:
     granted = gate.take(5)
 
     assert granted == 1
-    assert gate.wait_s == pytest.approx(0.001)
-    time.at += 0.002
+    assert gate.wait_s == pytest.approx(1)
+    time.at += 1
     assert gate.take(5) == 1
-    assert gate.wait_s == pytest.approx(1, abs=0.01)
 
 
 def test_a_share_is_a_part_of_every_limit() -> None:
@@ -333,6 +332,7 @@ def test_a_share_is_a_part_of_every_limit() -> None:
     of_many = gate.take(20, workers=100)
     gate.give(granted)
 
+    time.at += 60
     assert (granted, of_many, gate.take(20, workers=100)) == (1, 0, 1)
     assert gate.state.limit == 7
 
@@ -386,6 +386,7 @@ def test_tokens_are_put_right_when_the_answer_has_ended() -> None:
     gate = time.gate(tokens_per_minute=60_000)
     ask = Ask(body={"messages": [], "max_tokens": 4000})
 
+    time.at += 1
     gate.take(1)
     reckoned = gate.asked(ask)
     time.at += 3
@@ -400,6 +401,7 @@ def test_a_request_that_was_refused_used_nothing() -> None:
     time = Time()
     gate = time.gate(tokens_per_minute=60_000)
     ask = Ask(body={"messages": [], "max_tokens": 400_000})
+    time.at += 1
     gate.take(1)
 
     gate.used(ask, reckoned=gate.asked(ask), prompt=None, output=None)

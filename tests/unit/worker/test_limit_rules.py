@@ -118,19 +118,20 @@ def test_jobs_that_go_on_come_before_new_ones() -> None:
     """Of three requests that may be made now, two go to them."""
     book = Book(Rates(requests_per_minute=180), slots=8, now=0.0)
 
-    grant = book.ask(Asked(held=2, again=2, wanted=6), now=9.0)
+    grant = book.ask(Asked(held=2, again=2, wanted=6), now=9.0)  # a second's worth is three
     later = book.ask(Asked(held=3, wanted=5), now=9.0)
 
     assert (grant.again, grant.claims) == (2, 1)
     assert later.claims == 0
-    assert later.wait_s == pytest.approx(0.001 / 3)
+    assert later.wait_s == pytest.approx(1 / 3)
 
 
 def test_tokens_limit_requests_by_what_they_are_reckoned_to_use() -> None:
-    """One may overdraw; what follows waits until that is paid back."""
+    """One may be larger than the bucket; what follows waits until that is paid back."""
     book = Book(Rates(tokens_per_minute=60_000), slots=8, now=0.0)
 
-    grants = [book.ask(Asked(held=0, wanted=8, size=5000), now=now).claims for now in (0, 4.9, 5.1)]
+    asked = Asked(held=0, wanted=8, size=5000)
+    grants = [book.ask(asked, now=now).claims for now in (1.0, 5.4, 5.6)]
 
     assert grants == [1, 0, 1]
 
