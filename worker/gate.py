@@ -181,6 +181,7 @@ class Gate:
             if self._state == "up":
                 reason = "another worker was asked to wait"
                 self._state, self._reason, self.changed = "busy", reason, True
+        self._told = (self._told or 0) + grant.claims
         return self._granted(grant)
 
     def give(self, permits: int, *, unused: bool = False) -> None:
@@ -215,8 +216,12 @@ class Gate:
     def _granted(self, grant: Grant) -> int:
         now = self._clock()
         self._permit_at = now if grant.wait_s is None else now + grant.wait_s
-        for _ in range(min(grant.again, len(self._waiting))):
-            self._waiting.popleft().set_result(None)
+        left = grant.again
+        while left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # whoever was cancelled in this moment is still in the row
+                turn.set_result(None)
+                left -= 1
         self.in_flight += grant.claims
         return grant.claims
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tests.contract.redis_server import RedisServer, own_redis
+from tokenspool.errors import UsageError
 from tokenspool.model import Endpoint
 from worker.limits.book import Asked, Book, Grant
 from worker.limits.news import News
@@ -258,6 +259,15 @@ async def test_no_key_is_in_the_name_of_a_book() -> None:
     assert len(names) == 4
     assert not any("secret" in name for name in names)
     assert name_of(Endpoint(id=2, url="http://x/v1", model="m"), "sk-secret") in names
+
+
+@pytest.mark.parametrize("rest", ["/0?visibility_timeout=3", ":port/0", "/0?socket_timeout=soon"])
+def test_a_url_that_cannot_be_used_is_said_without_its_password(rest: str) -> None:
+    """A broker's URL may have options that only Celery knows."""
+    with pytest.raises(UsageError, match="set limits_url to one like") as error:
+        SharedBooks(f"redis://:secret@127.0.0.1{rest}")
+
+    assert "secret" not in str(error.value)
 
 
 async def test_a_redis_that_is_away_is_said_once(

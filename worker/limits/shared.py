@@ -23,6 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tokenspool.errors import UsageError
 from tokenspool.model import Endpoint
 from worker.limits.book import Asked, Grant
 from worker.limits.news import News
@@ -32,8 +33,8 @@ from worker.limits.rates import Rates
 _log = logging.getLogger(__name__)
 #: A worker's word counts so long; it is renewed several times within.
 LEASE_S = 15.0
-#: Longer is "away": a claim must not wait for limits.
-TIMEOUT_S = 0.5
+#: Longer is "away": a claim must not wait for limits. Less would take a busy loop for it.
+TIMEOUT_S = 1.0
 #: While it is away it is asked again so often.
 AGAIN_S = 1.0
 #: A book that nobody opened for so long is thrown away.
@@ -67,15 +68,8 @@ class SharedBooks:
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is asked yet. Raises ValueError when it is no URL of a Redis."""
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            # The client's own ten tries with pauses would hold up a claim.
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        )
+        """Nothing is asked yet. Raises UsageError when it is no URL of a Redis."""
+        self._redis = _client(url)
         self._script = self._redis.register_script(_lua())
         self._prefix = prefix
         self._lease_s = lease_s
@@ -153,6 +147,28 @@ class SharedBooks:
             "left_requests": _left(requests),
             "left_tokens": _left(tokens),
         }
+
+
+def _client(url: str) -> Redis:
+    try:
+        client = Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            # The client's own ten tries with pauses would hold up a claim.
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+        # Unknown options show here; it does not connect.
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (RedisError, TypeError, ValueError):
+        # What they say may hold the password.
+        msg = (
+            "the URL of the Redis for limits (limits_url, else broker_url) cannot be used:"
+            " set limits_url to one like redis://127.0.0.1:6379/0"
+        )
+        raise UsageError(msg) from None
+    return client
 
 
 def _left(allowed: Allowed | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -426,6 +427,20 @@ async def test_nobody_goes_on_at_a_paused_endpoint() -> None:
     assert (paused, await gate.again()) == (False, False)
     time.at += 61
     assert await gate.again()
+
+
+async def test_whoever_is_cancelled_in_the_moment_of_the_grant_takes_nobodys_turn() -> None:
+    """It still stands in the row when the permits come."""
+    time = Time()
+    gate = time.gate(requests_per_minute=60)
+    jobs = [asyncio.ensure_future(gate.again()) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    jobs[0].cancel()
+    gate.take(0)
+
+    assert await jobs[1]
+    assert jobs[0].cancelled()
 
 
 async def test_whoever_waits_too_long_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
