@@ -77,6 +77,29 @@ async def test_a_retry_beyond_the_budget_waits_and_spends_nothing(
     assert bench.file() == DOCUMENT
 
 
+async def test_a_later_claim_that_goes_on_after_a_cut_is_no_retry(tmp_path: Path) -> None:
+    """The cut answer brought text: it was worth its request."""
+    bench = Bench(tmp_path, Script(tokens=lambda _: numbered(40), cuts=[cut_after(25)]), KNOWN)
+    bench.enqueue()
+    await run(bench, refuse_again)
+
+    ending = await run(bench, lambda gate: setattr(gate, "may_retry", bool))
+
+    assert not isinstance(ending, Postponed)
+    assert bench.text() == DOCUMENT
+
+
+async def test_the_gate_learns_what_answers_use(tmp_path: Path) -> None:
+    """Prompt and answer, once it has ended; what is asked next is reckoned with by it."""
+    bench = Bench(tmp_path, Script(tokens=lambda _: numbered(40)), KNOWN)
+    bench.enqueue()
+    gates: list[Gate] = []
+
+    await run(bench, gates.append)
+
+    assert 40 <= gates[0].asks(0)[0].size < 100
+
+
 async def test_going_on_after_a_cut_is_no_retry(tmp_path: Path) -> None:
     """An endpoint that cuts every answer still brings the work forward."""
     cuts: list[Cut | None] = [cut_after(5), cut_after(5), cut_after(5)]

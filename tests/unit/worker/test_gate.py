@@ -310,6 +310,24 @@ def test_permits_are_granted_once_and_given_back() -> None:
     assert gate.take(20) == 5
 
 
+def test_what_all_have_to_know_is_told_once() -> None:
+    """How many were accepted, what was not used, and how long nobody is to ask."""
+    time = Time()
+    gate = time.gate(requests_per_minute=600)
+    gate.accept(Grant(again=0, claims=4, limit=8, most=8, in_flight=4))
+
+    gate.give(3, unused=True)
+    gate.answered()
+    gate.failed(StreamError(ErrorKind.RATE_LIMITED, "slow down", retry_after_s=9.0), asked_at=990.0)
+    (asked, news), (_, nothing) = gate.asks(2), gate.asks(0)
+
+    assert (asked.held, asked.wanted, asked.again) == (1, 2, 0)
+    assert (news.answered, news.unused, news.used) == (1, 3, -3 * asked.size)
+    assert (news.cut_asked_at, news.cut_held, news.pause_until) == (990.0, 1, 1009.0)
+    assert not nothing.is_urgent
+    assert (nothing.answered, nothing.unused) == (0, 0)
+
+
 def test_a_rate_says_when_to_ask_again() -> None:
     """So nobody polls, and a free slot is not left alone."""
     time = Time()
