@@ -59,7 +59,8 @@ class Answer:
         self._held: list[Delta] = []
         self._held_bytes = 0
         self._begun = time.time()
-        self._begun_at = time.monotonic()
+        self.asked_at = time.monotonic()
+        self._reckoned = 0
         self._first_token_s: float | None = None
         self._request_id: str | None = None
         self._from = spooler.text
@@ -94,6 +95,7 @@ class Answer:
 
     async def _read(self) -> Finish:
         source = self._site.source
+        self._reckoned = self._site.gate.asked(self._prepared.ask)
         with Live(self._parts.watch) as live:
             self._spooler.live = live
             try:
@@ -114,14 +116,14 @@ class Answer:
     def _open(self, event: Opened) -> None:
         self.opened = True
         self._request_id = event.request_id
-        self._site.gate.answered()
+        self._site.gate.answered(event.headers)
         if self._prepared.rebilled:
             self._spooler.count(rebilled=self._prepared.rebilled, estimated=True)
 
     async def _take(self, delta: Delta, live: Live) -> None:
         spooler, parts = self._spooler, self._parts
         if self._first_token_s is None:
-            self._first_token_s = time.monotonic() - self._begun_at
+            self._first_token_s = time.monotonic() - self.asked_at
             self._site.gate.spoke()
             if self._prepared.strategy is Resume.RESTART:
                 live.pause()
@@ -239,6 +241,12 @@ class Answer:
             needed = more if self._kept_whole and not self._held else 0
             self._spooler.count(generated=more, needed=needed, estimated=estimated)
         self.tokens = self._chunks + more
+        self._site.gate.used(
+            self._prepared.ask,
+            reckoned=self._reckoned,
+            prompt=finish.usage.prompt if finish and finish.usage else None,
+            output=self.tokens if self.opened else None,
+        )
 
     def _record(self, outcome: str, failure: Failure | None, finish: Finish | None) -> None:
         strategy = self._prepared.strategy

@@ -143,25 +143,42 @@ class Clock(Pace, Protocol):
 
 
 class Gate(Protocol):
-    """Whether an endpoint takes work just now; told by the engine how its requests go."""
+    """Whether an endpoint takes requests just now; told by the engine how they go.
 
-    in_flight: int
+    A claimed job may make one request. For every further one of the same claim it asks again.
+    """
 
     @property
     def is_open(self) -> bool:
         """Whether it takes work."""
         ...
 
-    def answered(self) -> None:
-        """Learn that it accepted a request."""
+    def may_retry(self) -> bool:
+        """Tell whether what failed may be tried again now, and count it; False: later."""
+        ...
+
+    async def again(self) -> bool:
+        """Return True once a further request may be made; False when the job has to make room."""
+        ...
+
+    def asked(self, ask: Ask) -> int:
+        """Learn of a request that is about to be made; give the tokens that it is reckoned with."""
+        ...
+
+    def used(self, ask: Ask, *, reckoned: int, prompt: int | None, output: int | None) -> None:
+        """Learn what a request used at its end; `output` is None when it was not accepted."""
+        ...
+
+    def answered(self, headers: Mapping[str, str]) -> None:
+        """Learn that it accepted a request, and what it said of its limits."""
         ...
 
     def spoke(self) -> None:
         """Learn that an accepted request began to be answered."""
         ...
 
-    def failed(self, error: StreamError) -> None:
-        """Learn how a request failed."""
+    def failed(self, error: StreamError, *, asked_at: float | None = None) -> None:
+        """Learn how a request failed, and when by `time.monotonic` it was sent; None: just now."""
         ...
 
 

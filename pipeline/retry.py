@@ -23,6 +23,10 @@ class RetryPolicy:
         wait = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
         return wait * (0.5 + 0.5 * jitter())
 
+    def turn_s(self, jitter: Callable[[], float] = random.random) -> float:
+        """Give the wait of a try for which its endpoint has failed too often already."""
+        return self.cap_s * (0.1 + 0.2 * jitter())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:

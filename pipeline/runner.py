@@ -20,7 +20,7 @@ from pipeline.ports import Finish
 from pipeline.retry import Again, Standing, decide
 from pipeline.spooler import ClaimLostError, Spooler
 from tokenspool.errors import TRAITS, Cost, ErrorKind, StreamError, TokenspoolError
-from tokenspool.model import Completed, Ending, Failure, GaveUp, GivenBack, Job, Resume
+from tokenspool.model import Completed, Ending, Failure, GaveUp, GivenBack, Job, Postponed, Resume
 from tokenspool.store.text import DamagedError
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ async def run_job(job: Job, parts: Parts, site: Site) -> Ending | None:
     parts.journal.attach(spooler)
     parts.delivery.open(job)
     run = _Run(job, parts, site, spooler)
-    site.gate.in_flight += 1
     try:
         try:
             ending = await run.answers()
@@ -57,8 +56,6 @@ async def run_job(job: Job, parts: Parts, site: Site) -> Ending | None:
             _log.warning("job_failed job=%d", job.id, exc_info=True)
             message = f"tokenspool could not handle this answer ({type(error).__name__}: {error})"
             ending = GaveUp(failure=Failure(kind=ErrorKind.MALFORMED, message=message[:500]))
-        finally:
-            site.gate.in_flight -= 1
         parts.fault("before_ending")
         settling = asyncio.ensure_future(_settle(ending, spooler, parts))
         try:
@@ -109,7 +106,16 @@ class _Run:
         cause = self._job.cause
         if self._spooler.text and not cause:
             cause = "crash"
+        if self._is_retry(cause) and not self._site.gate.may_retry():
+            message = "its endpoint fails so often that this try has to wait"
+            failure = Failure(kind=ErrorKind(cause), message=message)
+            return Postponed(failure=failure, delay_s=self._parts.retry.turn_s())
+        is_first = True
         while True:
+            # The claim itself brought leave for the first request.
+            if not is_first and not await self._site.gate.again():
+                return GivenBack(cause=cause)
+            is_first = False
             furthest = max(self._spooler.head.furthest, self._spooler.text)
             try:
                 prepared = await self._planner.prepare(cause)
@@ -123,6 +129,13 @@ class _Run:
             following, cause = await self._answer(prepared, furthest)
             if not isinstance(following, Again):
                 return following
+
+    def _is_retry(self, cause: str) -> bool:
+        """Tell whether the last claim's answer failed and brought nothing: to go on is no retry."""
+        if cause not in set(ErrorKind):
+            return False
+        cost = TRAITS[ErrorKind(cause)].cost
+        return cost is Cost.ATTEMPT or (cost is Cost.STALL and self._spooler.head.stalls > 0)
 
     async def _answer(self, prepared: Prepared, furthest: int) -> tuple[Ending | Again, str]:
         """Receive one answer; give what follows, and the cause if it is another answer."""
@@ -181,7 +194,9 @@ class _Run:
         elif answer.said or TRAITS[error.kind].cost is Cost.STALL:
             stalls += 1
             self._spooler.mark(stalls=stalls)
-        self._site.gate.failed(error)
+        # What broke off while it spoke tells of now, not of when it was asked.
+        asked_at = None if answer.said else answer.asked_at
+        self._site.gate.failed(error, asked_at=asked_at)
         if answer.said and not gained and stalls >= self._parts.retry.max_stalls:
             return _gave_up(error)  # whatever the cause: what it said was paid for
         following = self._decide(error, gained=gained)

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key", default=given.api_key, help="the only key that is accepted")
     add("--model", dest="models", action="append", default=[], help="the only models; repeatable")
     add("--max-live", type=int, default=given.max_live, help="more answers at once get 429")
+    add("--rpm", type=int, default=given.rpm, help="more requests a minute get 429")
     add("--fault", action="append", default=[], metavar="NAME[=VALUE],…[@EVERY]")
     add("--script", action="append", default=[], metavar="FILE", help="JSON list of rules")
     add("--fault-rate", type=float, default=given.fault_rate, help="share of streams with mishaps")

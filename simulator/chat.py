@@ -13,6 +13,7 @@ from simulator.counts import QUESTION_CHARS, Counts, Record
 from simulator.faults import NONE, Faults, merge, parse_faults
 from simulator.flow import Delivery
 from simulator.models import check_model
+from simulator.quota import Quota
 from simulator.refusal import Refusal
 from simulator.rules import Chooser, Mix
 from simulator.settings import SimSettings
@@ -33,11 +34,13 @@ class Chat:
         self._counts = counts
         self._chooser = Chooser(settings.rules)
         self._mix = Mix(rate=settings.fault_rate, seed=settings.seed, kinds=settings.fault_mix)
+        self._quota = Quota(settings.rpm)
         self._answered: dict[int, None] = {}
 
     def reset(self) -> None:
         """Forget all requests: the next one is the first."""
         self._chooser = Chooser(self._settings.rules)
+        self._quota = Quota(self._settings.rpm)
         self._answered.clear()
 
     def text(self, request: Request) -> Iterator[bytes]:
@@ -95,6 +98,7 @@ class Chat:
         record: Record,
     ) -> Delivery:
         self._refuse(request, faults)
+        limits = self._quota.take()
         settings = self._settings
         wish = _wish(chat, request.headers, settings)
         salt = self._salt(conversation, chat.model, number=record.number)
@@ -104,7 +108,14 @@ class Chat:
             faults = merge(mishap, faults)
             record.faults = msgspec.to_builtins(faults)
         record.resumed_at, record.prompt_tokens = answer.resumed_at, answer.prompt_tokens
-        speech = Speech(chat=chat, answer=answer, faults=faults, record=record, seed=settings.seed)
+        speech = Speech(
+            chat=chat,
+            answer=answer,
+            faults=faults,
+            record=record,
+            seed=settings.seed,
+            limits=limits,
+        )
         return speech.delivery()
 
     def _refuse(self, request: Request, faults: Faults) -> None:

@@ -43,6 +43,8 @@ class SimSettings:
     models: tuple[str, ...] = ()
     #: More answers at once are refused with 429; 0: no limit.
     max_live: int = 0
+    #: More requests a minute are refused with 429, and the headers say so; 0: no limit.
+    rpm: int = 0
     rules: tuple[Rule, ...] = ()
     #: The share of streams that a mishap happens to, and which mishaps.
     fault_rate: float = 0.0

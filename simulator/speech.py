@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 from simulator.answer import Answer
@@ -33,6 +33,8 @@ class Speech:
     faults: Faults
     record: Record
     seed: int
+    #: What the head says of limits.
+    limits: Mapping[str, str]
 
     def delivery(self) -> Delivery:
         """Give the steps of the response."""
@@ -53,7 +55,8 @@ class Speech:
         yield from body
 
     def _fields(self, content_type: str) -> dict[str, str]:
-        return {"content-type": content_type, "x-request-id": f"req-{self.record.number:012d}"}
+        number = f"req-{self.record.number:012d}"
+        return {"content-type": content_type, "x-request-id": number, **self.limits}
 
     def _stream(self) -> Steps:
         fields = self._fields("text/event-stream; charset=utf-8")

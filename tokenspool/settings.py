@@ -12,10 +12,10 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -40,6 +40,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 MiB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LimitName = Literal["max_in_flight", "requests_per_minute", "tokens_per_minute"]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         msg = "it is not a base URL like http://127.0.0.1:8000/v1"
+        raise ValueError(msg)
+    return url
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what names no Redis."""
+    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
+        msg = "it is not the URL of a Redis, like redis://127.0.0.1:6379/0"
         raise ValueError(msg)
     return url
 
@@ -66,6 +75,23 @@ class EndpointSettings(BaseModel):
     done_is_finish: bool | None = None
     #: The environment variable that holds its key; None: that of the settings.
     api_key_env: str | None = None
+    #: The model that the limits below are for; None: each of its models by itself.
+    model: str | None = None
+    #: Requests at once, of all workers together; None: as many as there are streams.
+    max_in_flight: Positive | None = None
+    #: Requests a minute, of all workers together; None: what the endpoint says itself.
+    requests_per_minute: Positive | None = None
+    #: Tokens a minute, prompts and answers; None: what the endpoint says itself.
+    tokens_per_minute: Positive | None = None
+
+    @model_validator(mode="after")
+    def _only_limits_of_a_model(self) -> Self:
+        """Refuse habits of one model: they are the server's, and would be overlooked here."""
+        habits = (self.prefill, self.done_is_finish, self.api_key_env)
+        if self.model is not None and any(one is not None for one in habits):
+            msg = "with a model it may only name limits; put the rest into one without a model"
+            raise ValueError(msg)
+        return self
 
 
 class Settings(BaseSettings):
@@ -81,6 +107,8 @@ class Settings(BaseSettings):
     broker_url: str | None = None
     #: The name of the queue there; fleets that share a broker need one each.
     broker_queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "tokenspool"
+    #: The Redis in which a fleet keeps its limits together; None: the broker, if that is a Redis.
+    limits_url: Annotated[str, AfterValidator(_redis_url)] | None = None
     #: Where requests go when a job does not say; `OPENAI_BASE_URL` is honoured.
     base_url: str = OPENAI_URL
     #: The model of jobs that name none.
@@ -156,9 +184,14 @@ class Settings(BaseSettings):
         """Name the environment variable with the key of the endpoint at `url`."""
         return self._own(url).api_key_env or self.api_key_env
 
-    def _own(self, url: str) -> EndpointSettings:
+    def limit(self, name: LimitName, url: str, model: str) -> int | None:
+        """Give a limit of a model at `url`: its own, else that of the URL; None: none is set."""
+        limits = (getattr(self._own(url, of), name) for of in (model, None))
+        return next((limit for limit in limits if limit is not None), None)
+
+    def _own(self, url: str, model: str | None = None) -> EndpointSettings:
         for one in self.endpoint:
-            if one.url.rstrip("/") == url.rstrip("/"):
+            if one.url.rstrip("/") == url.rstrip("/") and one.model == model:
                 return one
         return EndpointSettings.model_construct(url=url)
 

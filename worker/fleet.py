@@ -147,7 +147,8 @@ class FleetWorker:
         taken = demands.take(pool.free)
         if taken:
             self._patience.met()
-        alone = not taken and self._patience.is_over
+        # What had no permit when its hint came is not hinted at again for a while.
+        alone = not taken and (self._patience.is_over or pool.is_permit_due)
         claimed: dict[int, asyncio.Task[object]] = {}
         try:
             most = None if alone else len(taken)

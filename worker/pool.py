@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +20,7 @@ from tokenspool.store import claims, publishing
 from tokenspool.store.folding import Folding, fold_some
 from tokenspool.store.prune import forget_some
 from tokenspool.store.publishing import Published
+from worker.gate import Gate
 from worker.sites import Sites
 from worker.sqlstore import SqlStore
 
@@ -65,6 +69,8 @@ class Pool:
         self._marking: asyncio.Task[None] | None = None
         #: Set whenever a slot falls free or something is published.
         self.changed = asyncio.Event()
+        #: When a permit may be had that was refused, by `time.monotonic`.
+        self.permit_at = math.inf
         self.failure: BaseException | None = None
         self.ended = 0
 
@@ -91,27 +97,63 @@ class Pool:
         return [*self.running, *self._publishing]
 
     async def claim(self, worker: str, *, most: int | None = None) -> int:
-        """Claim what fits, at most so many if it is said, and start it; give how many."""
-        started = 0
-        for site in await self._sites.refresh():
-            room = min(self.free, self._sites.gate(site).room(), claims_at_once(self.slots))
-            room = room if most is None else min(room, most - started)
-            if site.endpoint.id in self._sites.paused or room <= 0:
-                continue
-            jobs = await self._write(
-                partial(
-                    claims.claim_ready,
-                    worker=worker,
-                    endpoint_id=site.endpoint.id,
-                    limit=room,
-                    leased=self._leased,
-                )
-            )
-            self._parts.fault("after_claim")
-            for job in jobs:
-                self._start(job)
-            started += len(jobs)
+        """Claim what fits and is permitted, at most so many if it is said, and start it.
+
+        Gives how many. Every endpoint with work gets an equal share; what one leaves goes to the
+        others: a million jobs of one model must not keep ten of another waiting.
+        """
+        hungry = [s for s in await self._sites.refresh() if s.endpoint.id not in self._sites.paused]
+        random.shuffle(hungry)
+        started, waits = 0, [math.inf]
+        while hungry and (left := self._room(most, started)) > 0:
+            share, full = math.ceil(left / len(hungry)), []
+            for site in hungry:
+                wanted = min(share, self._room(most, started), claims_at_once(self.slots))
+                if wanted <= 0:
+                    break
+                claimed, wait_s = await self._claim_of(worker, site, wanted)
+                started += claimed
+                waits.append(wait_s)
+                if claimed == wanted:
+                    full.append(site)
+            hungry = full
+        self.permit_at = time.monotonic() + min(waits)
         return started
+
+    @property
+    def is_permit_due(self) -> bool:
+        """Whether a job that had to wait for a permit may be claimed by now."""
+        return time.monotonic() >= self.permit_at
+
+    def _room(self, most: int | None, started: int) -> int:
+        return self.free if most is None else min(self.free, most - started)
+
+    async def _claim_of(self, worker: str, site: Site, wanted: int) -> tuple[int, float]:
+        """Claim of one endpoint; give how many, and in how many seconds it permits more."""
+        gate = self._sites.gate(site)
+        permits = await self._sites.permits.take(gate, wanted)
+        wait_s = math.inf if permits == wanted or gate.wait_s is None else gate.wait_s
+        if permits <= 0:
+            return 0, wait_s
+        jobs: list[Job] = []
+        try:
+            jobs = await self._claim_ready(worker, site, permits)
+        finally:
+            gate.give(permits - len(jobs), unused=True)
+        self._parts.fault("after_claim")
+        for job in jobs:
+            self._start(job, gate)
+        return len(jobs), wait_s
+
+    async def _claim_ready(self, worker: str, site: Site, permits: int) -> list[Job]:
+        claim = partial(
+            claims.claim_ready,
+            worker=worker,
+            endpoint_id=site.endpoint.id,
+            limit=permits,
+            leased=self._leased,
+        )
+        return await self._write(claim)
 
     async def claim_complete(self, worker: str) -> int:
         """Take up complete jobs that nobody owns, to publish them; give how many."""
@@ -148,14 +190,15 @@ class Pool:
         for owner in owners & self._publishing.keys():
             self._publishing[owner].cancel()
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, gate: Gate) -> None:
         task = self._spawn(self._run(job, self._sites.site(job.endpoint)))
         self.running[job.owner_key] = task
-        task.add_done_callback(lambda _: self._left(job))
+        task.add_done_callback(lambda _: self._left(job, gate))
 
-    def _left(self, job: Job) -> None:
+    def _left(self, job: Job, gate: Gate) -> None:
         # Not in the task itself: one that is cancelled before it began runs nothing of it.
         self.running.pop(job.owner_key, None)
+        gate.give(1)
         self.changed.set()
 
     async def _run(self, job: Job, site: Site) -> None:

@@ -81,8 +81,8 @@ class Process:
     def begin(self, *work: Coroutine[Any, Any, None]) -> None:
         """Start the journal, the watch and what else has to go on beside the work."""
         plant = self.plant
-        both = (plant.journal.run(), plant.watch.run())
-        self._keepers = [asyncio.ensure_future(one) for one in (*both, *work)]
+        own = (plant.journal.run(), plant.watch.run(), plant.sites.permits.run())
+        self._keepers = [asyncio.ensure_future(one) for one in (*own, *work)]
         for keeper in self._keepers:
             keeper.add_done_callback(lambda _: self.wake.set())
 
@@ -123,7 +123,7 @@ class Process:
         if most is not None:
             self._plenty = False
             found += await pool.claim(worker, most=most) if most > 0 else 0
-        elif look or self._plenty:
+        elif look or self._plenty or pool.is_permit_due:
             wanted = pool.free
             claimed = await pool.claim(worker)
             if wanted > 0:
@@ -132,12 +132,13 @@ class Process:
         return found
 
     async def nap(self, seconds: float) -> None:
-        """Wait until something changes, if there is nothing to claim at once."""
+        """Wait until something changes or is permitted, if there is nothing to claim at once."""
         if self._plenty and self.plant.pool.free > 0:
             return
         # Not wait_for: in 3.11 it swallows a cancellation that comes with the wake-up.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            until_permit = max(0.0, self.plant.pool.permit_at - time.monotonic())
+            async with asyncio.timeout(min(seconds, until_permit)):
                 await self.wake.wait()
         # Jobs that were begun together end together: claim for all of them at once.
         await asyncio.sleep(GATHER_S)
@@ -171,13 +172,15 @@ class Process:
             state=state, streams=len(owners), slots=self.plant.pool.slots, tokens_per_s=self.rate
         )
 
-        def beat(connection: sa.Connection) -> set[tuple[int, int]]:
+        def beat(connection: sa.Connection) -> tuple[set[tuple[int, int]], int]:
             workers.heartbeat(connection, worker, load, lease_s=lease_s)
             self._save_gates(connection)
             counts.fold_counts(connection)
-            return claims.lost(connection, owners)
+            return claims.lost(connection, owners), workers.count_living(connection)
 
-        self.plant.pool.lose(await self.write(beat))
+        lost, living = await self.write(beat)
+        self.plant.pool.lose(lost)
+        self.plant.sites.permits.workers = max(1, living)
 
     def _save_gates(self, connection: sa.Connection, *, force: bool = False) -> None:
         for site in self.plant.sites:
@@ -222,6 +225,7 @@ class Process:
         with contextlib.suppress(TimeoutError, TokenspoolError):
             async with asyncio.timeout(self._until - time.monotonic() - LAST_S / 2):
                 await self.write(sign_off)
+        await self.plant.sites.permits.close()
         await self.plant.sites.close()
         self.plant.delivery.stop(max(0.0, self._until - time.monotonic()))
         self.plant.journal.close()

@@ -13,6 +13,8 @@ from tokenspool.model import Endpoint, Prefill
 from tokenspool.store import endpoints as store_endpoints
 from tokenspool.store.endpoints import Known
 from worker.gate import Gate
+from worker.limits.rates import Rates
+from worker.permits import Permits
 from worker.sqlstore import SqlStore
 
 
@@ -27,13 +29,19 @@ class Sites:
         slots: int,
         source_for: Callable[[Endpoint], Source],
         flags_for: Callable[[Endpoint], tuple[Prefill, ...]],
+        rates_for: Callable[[Endpoint], Rates] = lambda _: Rates(),
+        book_for: Callable[[Endpoint], str] = lambda _: "",
+        permits: Permits | None = None,
     ) -> None:
-        """`source_for` and `flags_for` are the wiring's."""
+        """Take from the wiring what ends in `_for`; `book_for` names an endpoint's shared book."""
         self._store = store
         self._journal = journal
         self._slots = slots
         self._source_for = source_for
         self._flags_for = flags_for
+        self._rates_for = rates_for
+        self._book_for = book_for
+        self.permits = permits or Permits()
         self._sites: dict[int, Site] = {}
         self._gates: dict[int, Gate] = {}
         #: Of rows that are gone; closed at the end, somebody may still read from one.
@@ -62,7 +70,8 @@ class Sites:
                 )
 
             source, flags = self._source_for(endpoint), self._flags_for(endpoint)
-            gate = self._gates[endpoint.id] = Gate(self._slots)
+            gate = self._gates[endpoint.id] = Gate(self._slots, rates=self._rates_for(endpoint))
+            self.permits.add(gate, partial(self._book_for, endpoint))
             site = self._sites[endpoint.id] = Site(
                 endpoint=endpoint,
                 source=source,

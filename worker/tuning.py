@@ -8,11 +8,17 @@ from tokenspool.database import Database
 from tokenspool.settings import Settings
 from tokenspool.store.intake.options import checked_url
 from worker.clock import Rhythm
+from worker.limits.rates import Rates
 from worker.wiring import Tuning
+
+#: Schemes of a broker's URL under which Redis answers.
+_REDIS = ("redis://", "rediss://")
 
 
 def tuning(database: Database, settings: Settings) -> Tuning:
     """Give the tuning of a process on this database."""
+    # Jobs name an endpoint in one way, a person in any.
+    said = {checked_url(one.url): one.url for one in settings.endpoint}
     return Tuning(
         database=database,
         streams=settings.streams,
@@ -32,4 +38,19 @@ def tuning(database: Database, settings: Settings) -> Tuning:
         retry=RetryPolicy(max_stalls=settings.max_stalls),
         keep=settings.keep == "forever",
         profiles={checked_url(one.url): settings.profile(one.url) for one in settings.endpoint},
+        rates=lambda url, model: _rates(settings, said.get(url, url), model),
+        limits_url=_limits_url(settings),
     )
+
+
+def _rates(settings: Settings, url: str, model: str) -> Rates:
+    return Rates(
+        max_in_flight=settings.limit("max_in_flight", url, model),
+        requests_per_minute=settings.limit("requests_per_minute", url, model),
+        tokens_per_minute=settings.limit("tokens_per_minute", url, model),
+    )
+
+
+def _limits_url(settings: Settings) -> str | None:
+    broker = settings.broker_url or ""
+    return settings.limits_url or (broker if broker.startswith(_REDIS) else None)

@@ -25,6 +25,9 @@ from tokenspool.model import Endpoint, Entry, Prefill
 from tokenspool.profiles import Profile, profile_for
 from tokenspool.roots import is_url
 from worker.clock import Clock, Rhythm
+from worker.limits.rates import Rates
+from worker.limits.shared import SharedBooks, name_of
+from worker.permits import Permits
 from worker.pool import Pool, most_publishing
 from worker.sites import Sites
 from worker.sqlstore import SqlStore
@@ -56,6 +59,10 @@ class Tuning:
     keep: bool = True
     #: By base URL; what is not in it is taken from the built-in profiles.
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    #: What a base URL (and model) may be asked; None: no limit that we know.
+    rates: Callable[[str, str], Rates] = field(default=lambda _url, _model: Rates())
+    #: The Redis in which a fleet keeps its limits together; None: each worker keeps its share.
+    limits_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,18 @@ def build_plant(
     def flags_for(endpoint: Endpoint) -> tuple[Prefill, ...]:
         return profile(endpoint).prefill
 
-    sites = Sites(store, journal, slots=tuning.streams, source_for=source_for, flags_for=flags_for)
+    # A process that works alone needs nobody to agree with.
+    books = SharedBooks(tuning.limits_url) if leased and tuning.limits_url else None
+    sites = Sites(
+        store,
+        journal,
+        slots=tuning.streams,
+        source_for=source_for,
+        flags_for=flags_for,
+        rates_for=lambda endpoint: tuning.rates(endpoint.url, endpoint.model),
+        book_for=lambda endpoint: name_of(endpoint, key_for(endpoint)),
+        permits=Permits(books),
+    )
     pool = Pool(
         parts,
         store,

@@ -70,7 +70,7 @@ class Fleet:
         assert done.returncode == code, done.stderr
         return done.stdout
 
-    def enqueue(self, jobs: int, *, tokens: int) -> None:
+    def enqueue(self, jobs: int, *, tokens: int, batch: str = "in") -> None:
         """Enqueue jobs whose answers have so many tokens."""
         lines = [
             {
@@ -82,8 +82,9 @@ class Fleet:
         ]
         path = self.folder / "in.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        place = ("-o", str(self.folder / "out"), "--base-url", self.sim.base_url, "--model", "m")
-        self.command("enqueue", str(path), "--batch", "in", "--resume", "prefill", *place)
+        out = self.folder / ("out" if batch == "in" else batch)
+        place = ("-o", str(out), "--base-url", self.sim.base_url, "--model", "m")
+        self.command("enqueue", str(path), "--batch", batch, "--resume", "prefill", *place)
 
     @contextlib.contextmanager
     def worker(self, *, lease_s: float = 45.0, streams: int = 8) -> Iterator[Process]:

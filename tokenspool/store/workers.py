@@ -45,6 +45,12 @@ def lives(connection: sa.Connection, worker: str) -> bool:
     return row is not None
 
 
+def count_living(connection: sa.Connection) -> int:
+    """Count the workers whose lease holds."""
+    living = sa.select(sa.func.count()).where(_w.state != "gone", _w.lease_until > now())
+    return int(connection.execute(living).scalar_one())
+
+
 def register(
     connection: sa.Connection, worker: str, *, version: str, slots: int, lease_s: float = LEASE_S
 ) -> None:

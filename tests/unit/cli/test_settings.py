@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tokenspool.database import Database
 from tokenspool.errors import UsageError
 from tokenspool.model import Prefill
 from tokenspool.settings import OPENAI_URL, load
+from tokenspool.store.intake.options import checked_url
+from worker.limits.rates import Rates
+from worker.tuning import tuning
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +65,12 @@ def test_an_empty_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         ('[[endpoint]]\nprefill = "none"\n', "endpoint.0.url: field required"),
         ('[[endpoint]]\nurl = "x"\n', "endpoint.0.url: value error, it is not a base url"),
         ('[[endpoint]]\nurl = "http://[x"\n', "endpoint.0.url: "),
+        (
+            '[[endpoint]]\nurl = "http://x"\nmodel = "m"\nprefill = "none"\n',
+            "with a model it may only name limits",
+        ),
+        ('[[endpoint]]\nurl = "http://x"\nmax_in_flight = 0\n', "greater than 0"),
+        ('limits_url = "amqp://x"\n', "it is not the url of a redis"),
         ("endpoint = 3\n", "endpoint is a list of tables"),
         ('endpoint = ["http://x/v1"]\n', "endpoint is a list of tables"),
         ('[endpoint]\nurl = "http://x/v1"\n', "endpoint is a list of tables"),
@@ -106,6 +116,54 @@ def test_an_endpoints_own_habits_win_over_what_is_known_of_its_host() -> None:
     assert settings.profile("http://none/v1").prefill == ()
     assert settings.key_env("http://none/v1") == "OPENAI_API_KEY"
     assert len(settings.profile("http://other/v1").prefill) == 4
+
+
+def test_limits_are_a_models_own_or_those_of_its_url() -> None:
+    """One number at a time; without any there is none."""
+    Path("tokenspool.toml").write_text(
+        '[[endpoint]]\nurl = "http://x/v1"\nprefill = "none"\nmax_in_flight = 9\n'
+        "requests_per_minute = 600\n"
+        '[[endpoint]]\nurl = "http://x/v1/"\nmodel = "large"\nrequests_per_minute = 60\n'
+    )
+    settings = load()
+
+    def limits(model: str, url: str = "http://x/v1") -> list[int | None]:
+        return [
+            settings.limit("max_in_flight", url, model),
+            settings.limit("requests_per_minute", url, model),
+            settings.limit("tokens_per_minute", url, model),
+        ]
+
+    assert limits("small") == [9, 600, None]
+    assert limits("large") == [9, 60, None]
+    assert limits("large", "http://y/v1") == [None, None, None]
+    assert settings.profile("http://x/v1").prefill == ()
+
+
+def test_workers_agree_by_the_broker_when_it_is_a_redis() -> None:
+    """Unless another Redis is named; other brokers cannot hold limits."""
+    database = Database("sqlite://")
+
+    def url(**settings: str) -> str | None:
+        return tuning(database, load(**settings)).limits_url
+
+    redis, amqp = "redis://127.0.0.1:6379/3", "amqp://127.0.0.1//"
+    assert url() is None
+    assert url(broker_url=redis) == redis
+    assert url(broker_url=amqp) is None
+    assert url(broker_url=amqp, limits_url="rediss://x/1") == "rediss://x/1"
+    database.close()
+
+
+def test_rates_reach_the_endpoint_however_its_url_is_written() -> None:
+    """Jobs name it in one way, a person in any."""
+    Path("tokenspool.toml").write_text('[[endpoint]]\nurl = "HTTP://X/v1/"\nmax_in_flight = 9\n')
+    database = Database("sqlite://")
+
+    rates = tuning(database, load()).rates(checked_url("http://x/v1"), "m")
+
+    assert rates == Rates(max_in_flight=9)
+    database.close()
 
 
 def test_an_unknown_variable_is_warned_of_once(

@@ -99,6 +99,19 @@ async def test_more_answers_than_are_allowed_are_refused(sim: Start) -> None:
     assert (await client.chat()).finish == ["stop"]
 
 
+async def test_more_requests_a_minute_than_are_allowed_are_refused(sim: Start) -> None:
+    """With the time until the next; what is accepted says how much is left."""
+    client = await sim(tokens=1, rpm=60)
+
+    accepted, refused = await client.chat(), await client.chat()
+
+    assert (accepted.status, refused.status) == (200, 429)
+    assert accepted.headers["x-ratelimit-limit-requests"] == "60"
+    assert accepted.headers["x-ratelimit-remaining-requests"] == "0"
+    assert accepted.headers["x-ratelimit-reset-requests"].endswith("ms")
+    assert 0 < float(refused.headers["retry-after"]) <= 1
+
+
 async def test_a_reset_begins_anew(sim: Start) -> None:
     """Counts, records and the requests that rules count."""
     client = await sim(tokens=5)

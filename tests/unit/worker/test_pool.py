@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tokenspool import tables as t
 from tokenspool.errors import ErrorKind
 from tokenspool.store import claims
 from tokenspool.store import prune as prune_module
+from worker.limits.rates import Rates
 from worker.pool import Pool
 from worker.sites import Sites
 
@@ -152,6 +154,35 @@ async def test_an_endpoint_in_trouble_is_tried_with_one_stream(tmp_path: Path) -
         assert await place.pool.claim("w") == 0
         assert place.states() == ["pending"] * 3
         assert place.bench.row("job", 1)["attempts"] == 0
+
+
+async def test_jobs_without_a_permit_stay_where_they_are(tmp_path: Path) -> None:
+    """They hold no slot, and the pool says when the next may begin."""
+    async with yard(tmp_path, Script(tokens=lambda _: numbered(20)), jobs=3) as place:
+        place.sites._rates_for = lambda _: Rates(requests_per_minute=1)
+
+        started = [await place.pool.claim("w") for _ in range(2)]
+        await until(lambda: place.pool.is_idle)
+
+        assert started == [1, 0]
+        assert place.states() == ["done", "pending", "pending"]
+        assert place.pool.free == 4
+        assert 50 < place.pool.permit_at - time.monotonic() <= 61
+
+
+async def test_permits_for_which_there_was_no_job_are_given_back(tmp_path: Path) -> None:
+    """Somebody else claimed them, or they belong to a paused batch."""
+    async with yard(tmp_path, Script(tokens=lambda _: numbered(20)), jobs=2) as place:
+        place.sites._rates_for = lambda _: Rates(requests_per_minute=60)
+        with place.bench.database.write() as connection:
+            connection.execute(sa.update(t.job).values(state="waiting", run_at=1e12))
+        gates = [place.sites.gate(site) for site in await place.sites.refresh()]
+
+        started = await place.pool.claim("w")
+
+        assert started == 0
+        assert [gate.in_flight for gate in gates] == [0]
+        assert gates[0].take(1) == 1
 
 
 async def test_draining_gives_every_stream_back_with_what_it_has(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Permits: jobs that go on wait for their turn, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from worker.gate import Gate
+from worker.limits.rates import Rates
+from worker.permits import Permits
+
+
+@contextlib.asynccontextmanager
+async def running(permits: Permits) -> AsyncIterator[None]:
+    """Look after those that wait."""
+    keeper = asyncio.ensure_future(permits.run())
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        await permits.close()
+
+
+async def test_those_that_go_on_get_their_turns_at_the_rate() -> None:
+    """Ten requests at twenty a second: about half a second, and none is refused."""
+    permits = Permits()
+    gate = Gate(8, rates=Rates(requests_per_minute=1200))
+    permits.add(gate, str)
+    loop = asyncio.get_running_loop()
+
+    async with running(permits):
+        began = loop.time()
+        turns = await asyncio.gather(*(gate.again() for _ in range(10)))
+
+    assert turns == [True] * 10
+    assert loop.time() - began > 0.4
+
+
+async def test_new_jobs_wait_for_those_that_go_on() -> None:
+    """What is granted to a claim goes to them first."""
+    permits = Permits()
+    gate = Gate(8, rates=Rates(requests_per_minute=60))
+    permits.add(gate, str)
+    goes_on = asyncio.ensure_future(gate.again())
+    await asyncio.sleep(0)
+
+    claims = await permits.take(gate, 5)
+
+    assert claims == 0
+    assert await goes_on
+
+
+async def test_a_job_that_is_cancelled_waits_no_more() -> None:
+    """Its turn is the next one's."""
+    permits = Permits()
+    gate = Gate(8, rates=Rates(requests_per_minute=60))
+    permits.add(gate, str)
+    waits = asyncio.ensure_future(gate.again())
+    await asyncio.sleep(0)
+
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+
+    assert not gate.has_waiting
+    assert await permits.take(gate, 1) == 1
+
+
+async def test_no_more_is_taken_than_the_gate_lets_in() -> None:
+    """Whatever a claim would like."""
+    permits = Permits()
+    gate = Gate(8)
+    permits.add(gate, str)
+
+    taken = [await permits.take(gate, wanted) for wanted in (5, 5, 5)]
+
+    assert taken == [5, 3, 0]
+    assert gate.in_flight == 8
