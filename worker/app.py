@@ -57,9 +57,10 @@ class _Beside(bootsteps.StartStopStep):
     """Lets our worker end where Celery ends without the signal that we wait for."""
 
     def start(self, parent: object) -> None:
-        """Drain when the terminal has gone; Celery would start anew and give nothing back."""
+        """Drain on the two signals that Celery answers by starting anew, or by waiting for jobs."""
         del parent
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     def close(self, parent: Any) -> None:  # noqa: ANN401 - Celery has no types
         """Drain with a Celery that was shut down from afar; go on without one that has failed."""

@@ -107,7 +107,12 @@ def active(fleet: CeleryFleet) -> list[object] | None:
 
 @pytest.mark.parametrize(
     ("place", "number"),
-    [("redis", signal.SIGINT), ("redis", signal.SIGHUP), ("rabbitmq", signal.SIGTERM)],
+    [
+        ("redis", signal.SIGINT),
+        ("redis", signal.SIGHUP),
+        ("redis", signal.SIGQUIT),
+        ("rabbitmq", signal.SIGTERM),
+    ],
     indirect=["place"],
 )
 def test_a_stopped_worker_gives_everything_back(fleet: CeleryFleet, number: signal.Signals) -> None:
