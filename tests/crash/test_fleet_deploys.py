@@ -17,7 +17,7 @@ from tests.crash.verifier import changed, snapshot
 __all__ = ["make_stage"]
 
 #: A drained stream is asked again for the word that was held back, and for what was under way.
-LOST_PER_DRAIN = 12
+LOST_PER_DRAIN = 6
 #: The idle worker looks for work every two seconds; a machine under other load gets the rest.
 AT_ONCE_S = 10.0
 
@@ -40,7 +40,7 @@ def test_a_worker_with_five_hundred_streams_leaves_in_time(
 
 
 def _check_drain(stage: FleetStage, report: Report, *, streams: int) -> None:
-    stage.fill([300] * streams)
+    stage.fill([500] * streams)
     leaving = stage.command_worker("--streams", str(streams))
     wait_until(lambda: len(stage.orphans(leaving).jobs) == streams, of=leaving)
     idle = stage.command_worker("--streams", str(streams))
@@ -51,7 +51,7 @@ def _check_drain(stage: FleetStage, report: Report, *, streams: int) -> None:
     assert leaving.wait(PATIENCE_S) == 0
     left = time.monotonic() - asked
 
-    wait_until(lambda: stage.states() == {"running": streams}, of=idle)
+    wait_until(lambda: not {"pending", "dispatched"} & stage.states().keys(), of=idle)
     taken = time.monotonic() - asked - left
     midway = stage.judge(drained=False)
     wait_until(stage.is_done, of=idle)
@@ -70,7 +70,7 @@ def _check_drain(stage: FleetStage, report: Report, *, streams: int) -> None:
 def test_rolling_deploys_cost_nothing(make_stage: MakeStage, report: Report) -> None:
     """Three workers are replaced one after the other, twice: hardly a token is asked for twice."""
     stage = make_stage(SimSettings(rate=100))
-    _check_deploys(stage, report, jobs=60, tokens=400, streams=8, most=1.01)
+    _check_deploys(stage, report, jobs=60, tokens=400, streams=8, most=1.02)
 
 
 @pytest.mark.soak
@@ -89,7 +89,7 @@ def _check_deploys(
     drained = 0
     for _ in range(2):
         for old in list(workers):
-            wait_until(lambda: stage.orphans(old).jobs, of=old)  # noqa: B023 - asked at once
+            wait_until(lambda: stage.orphans(old).jobs or stage.is_done(), of=old)  # noqa: B023
             workers.append(_replacement(stage, streams))
             drained += len(stage.orphans(old).jobs)
             old.send_signal(signal.SIGTERM)

@@ -31,6 +31,8 @@ class Plan:
     jobs: int
     tokens: int
     kills: int
+    #: From one kill to the next, at most.
+    pause_s: float
     #: Streams of each worker that dies, and of the one that sleeps.
     streams: int
     sleepers: int
@@ -40,13 +42,17 @@ class Plan:
     patience_s: float = PATIENCE_S
 
 
-SAMPLE = Plan(jobs=60, tokens=200, kills=4, streams=8, sleepers=1, lease_s=3, goodput=1.1)
+SAMPLE = Plan(
+    jobs=60, tokens=300, kills=4, pause_s=1, streams=8, sleepers=1, lease_s=3, goodput=1.1
+)
+#: Jobs that come back find a free slot soon: those that run are short, and not too many come back.
 SOAK = Plan(
     jobs=2000,
-    tokens=600,
+    tokens=400,
     kills=50,
-    streams=64,
-    sleepers=64,
+    pause_s=10,
+    streams=24,
+    sleepers=24,
     lease_s=45,
     goodput=1.05,
     patience_s=1800,
@@ -74,10 +80,11 @@ class Mischief:
 
     def kill_one(self) -> None:
         """Kill one of those that have text of living streams, and start another in its place."""
-        self.wait(self._busy)
+        self.wait(lambda: self._busy() or self.stage.is_done())
+        assert self._busy(), "all was done before the last kill"
         victim = self.chance.choice(self._busy())
         with contextlib.suppress(subprocess.TimeoutExpired):
-            victim.wait(self.chance.uniform(0, 1))
+            victim.wait(self.chance.uniform(0, self.plan.pause_s))
             raise AssertionError("a worker ended by itself")
         victim.send_signal(signal.SIGKILL)
         victim.wait()
