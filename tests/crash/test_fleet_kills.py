@@ -80,9 +80,15 @@ class Mischief:
 
     def kill_one(self) -> None:
         """Kill one of those that have text of living streams, and start another in its place."""
-        self.wait(lambda: self._busy() or self.stage.is_done())
-        assert self._busy(), "all was done before the last kill"
-        victim = self.chance.choice(self._busy())
+        busy: list[Process] = []
+
+        def found() -> bool:
+            busy[:] = [one for one in self.workers if self.stage.orphans(one).jobs]
+            return bool(busy) or self.stage.is_done()
+
+        self.wait(found)
+        assert busy, "all was done before the last kill"
+        victim = self.chance.choice(busy)
         with contextlib.suppress(subprocess.TimeoutExpired):
             victim.wait(self.chance.uniform(0, self.plan.pause_s))
             raise AssertionError("a worker ended by itself")
@@ -92,9 +98,6 @@ class Mischief:
         self.watch(self.stage.orphans(victim))
         self.workers.remove(victim)
         self.start()
-
-    def _busy(self) -> list[Process]:
-        return [worker for worker in self.workers if self.stage.orphans(worker).jobs]
 
     def watch(self, orphans: Orphans) -> None:
         """Keep an eye on somebody's jobs from now on."""
