@@ -23,6 +23,7 @@ AT_ONCE_S = 10.0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_worker_with_a_hundred_streams_leaves_in_time(
     make_stage: MakeStage, report: Report
 ) -> None:
@@ -67,6 +68,7 @@ def _check_drain(stage: FleetStage, report: Report, *, streams: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_rolling_deploys_cost_nothing(make_stage: MakeStage, report: Report) -> None:
     """Three workers are replaced one after the other, twice: hardly a token is asked for twice."""
     stage = make_stage(SimSettings(rate=100))

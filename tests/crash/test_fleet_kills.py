@@ -18,8 +18,8 @@ from tests.crash.stage import PATIENCE_S, wait_until
 
 __all__ = ["make_stage"]
 
-#: Beyond a lease: looking for the dead, claiming, a machine under other load.
-BEYOND_S = 15.0
+#: The promise for a lease of 45 s; a machine under other load may take as long with a short one.
+WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class Mischief:
             if self.stage.go_on(orphans):
                 self.open.remove(orphans)
                 self.waits.append(waited)
-            assert waited < self.plan.lease_s + BEYOND_S, "jobs of a dead worker lie still"
+            assert waited < WITHIN_S, "jobs of a dead worker lie still"
 
     def wait(self, holds: Callable[[], object]) -> None:
         """Return once it holds, with an eye on the jobs of the dead."""
@@ -157,6 +157,7 @@ def _play(stage: FleetStage, plan: Plan, report: Report, *, sampled: bool) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_fleet_outlives_four_kills_and_a_sleep(make_stage: MakeStage, report: Report) -> None:
     """60 jobs: each token once and in its place, hardly one asked for twice, no job forgotten."""
     _play(make_stage(SimSettings(rate=100, sampling=True)), SAMPLE, report, sampled=True)

@@ -44,6 +44,7 @@ def _finish(stage: FleetStage) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_worker_may_die_at_every_point(make_stage: MakeStage) -> None:
     """One death at each; then the fleet finishes every job, and each token stands once."""
     stage = make_stage(SimSettings(rate=400, sampling=True))

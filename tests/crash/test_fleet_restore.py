@@ -39,6 +39,7 @@ def _copied(stage: FleetStage) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_an_older_copy_of_the_database_makes_its_files_true_again(make_stage: MakeStage) -> None:
     """Done jobs are repaired from the journal, the others are finished once more."""
     stage = make_stage(SimSettings(rate=150, sampling=True))

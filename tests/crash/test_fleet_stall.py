@@ -94,6 +94,7 @@ def _stand_still(stage: FleetStage, worker: Process, seconds: float) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_stalled_database_stops_the_streams_and_loses_nothing(
     tmp_path: Path, report: Report
 ) -> None:
