@@ -52,13 +52,14 @@ run: setup ## work off examples/prompts.jsonl; again: go on, or say that all is 
 test: setup ## every test but the soak
 	@$(BIN)/python -P -m pytest $(TESTED) $(ARGS)
 
-check: setup ## lint, format, types, floors, docs, compose file: what CI runs before the tests
+check: setup ## lint, format, types, floors, docs, container files: what CI runs before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES) $(wildcard .ci/*.py) $(TYPED_SCRIPTS) $(wildcard tests)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mkdocs build --quiet --strict --site-dir $(BUILD)/site
 	$(BIN)/python -P .ci/check_compose.py docker-compose.yml
+	$(BIN)/python -P .ci/check_dockerfile.py Dockerfile
 	$(BIN)/python -P .ci/check_reference.py
 
 bench: setup ## measure; ARGS are handed on

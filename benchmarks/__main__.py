@@ -1,5 +1,7 @@
 """`python -P -m benchmarks`: what a chunk costs, what a kill costs, and how fast enqueueing is.
 
+What a fleet costs, and how it goes with a million jobs, follow at the end.
+
 The same paced server for all, in a process of its own, one event per write. Clients take turns, so
 that whatever else the machine does hits all of them. Only CPU time is compared.
 """
@@ -26,6 +28,8 @@ from tests.crash.stage import Stage
 RESULTS = Path(__file__).parent / "results.json"
 #: Tokens per second of one stream: a fast model of today.
 RATE = 50.0
+#: Measured by programs of their own, on PostgreSQL.
+APART = ("fleet", "scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +79,12 @@ def main() -> None:
     """Measure, print a table, and keep the figures beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small round, about a minute")
-    parser.add_argument("--only", choices=["paced", "burst", "kill", "enqueue"])
+    parts = ["paced", "burst", "kill", "enqueue", "fleet", "scale"]
+    parser.add_argument("--only", choices=parts)
     asked = parser.parse_args()
+    if asked.only in APART:
+        _apart(asked.only, quick=asked.quick)
+        return
     size = QUICK if asked.quick else FULL
     results: dict[str, object] = {"quick": asked.quick}
     for load in size.loads:
@@ -92,6 +100,16 @@ def main() -> None:
         results["enqueue"] = rate = _enqueue(size.lines)
         _print([f"enqueue: {rate:,.0f} lines/s"])
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    if asked.only is None:
+        for name in APART:
+            _apart(name, quick=asked.quick)
+
+
+def _apart(name: str, *, quick: bool) -> None:
+    """Run a measurement that needs a PostgreSQL, and keeps its figures itself."""
+    command = [sys.executable, "-P", "-m", f"benchmarks.{name}", *(["--quick"] if quick else [])]
+    subprocess.run(command, check=True)
+    print(flush=True)
 
 
 def _rounds(load: Load, count: int) -> Rounds:

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.crash.stage import Stage
 
@@ -45,25 +45,26 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
+    """What a process had taken and the endpoint had said, at one moment."""
+
     at: float
     cpu_s: float
     generated: int
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """Looks at a client while all of its streams are alive."""
 
     streams: int
-    looks: list[_Look] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
-    def look(self, process: subprocess.Popen[str], stage: Stage) -> None:
+    def look(self, process: subprocess.Popen[Any], stage: Stage) -> None:
+        """Keep what it has done by now, if all streams are alive."""
         counted = stage.simulator.stats()
         if counted["live"] == self.streams and process.poll() is None:
-            self.looks.append(
-                _Look(time.monotonic(), _cpu_s(process.pid), int(counted["generated"]))
-            )
+            self.looks.append(Look(time.monotonic(), cpu_s(process.pid), int(counted["generated"])))
 
     def steady(self) -> float | None:
         """Give the chunks per CPU-second in the middle."""
@@ -85,7 +86,7 @@ def measure(client: Client, stage: Stage, *, streams: int, tokens: int) -> Figur
     else:
         arguments = [prompts, stage.root / client, stage.simulator.base_url, streams]
     stage.simulator.reset()
-    watch = _Watch(streams)
+    watch = Watch(streams)
     command = [sys.executable, "-P", "-m", f"benchmarks.{client}", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=stage.root) as process:
         while process.poll() is None:
@@ -97,7 +98,7 @@ def measure(client: Client, stage: Stage, *, streams: int, tokens: int) -> Figur
     return Figures(streams=streams, steady=watch.steady(), **json.loads(said))
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Give the CPU time of a process, all threads."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -28,14 +28,16 @@ def _resident_mb() -> float:
     return peak / 1024 if sys.platform == "linux" else peak / 1024**2
 
 
-def _write_input(path: Path, lines: int) -> None:
+def write_input(path: Path, lines: int) -> None:
+    """Write so many short lines."""
     with path.open("w") as file:
         for number in range(lines):
             line = {"custom_id": f"story-{number:07}", "prompt": f"{_WORDS} {number}."}
             file.write(json.dumps(line) + "\n")
 
 
-def _take(database: Database, path: Path) -> tuple[Enqueued, float, float]:
+def take(database: Database, path: Path) -> tuple[Enqueued, float, float]:
+    """Enqueue them; give the answer and the seconds of the clock and of the CPU."""
     began, busy = time.perf_counter(), time.process_time()
     lines = read_inputs([path], InputDefaults(batch="bench", model="m"), warn=print)
     options = JobOptions(base_url="http://127.0.0.1:8000/v1")
@@ -51,12 +53,12 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "prompts.jsonl"
-        _write_input(path, asked.lines)
+        write_input(path, asked.lines)
         database = Database(asked.db or sqlite_url(Path(folder) / "spool.db"))
         migrate.upgrade(database)
         before = _resident_mb()
         for what in ("new", "again"):
-            answer, took, busy = _take(database, path)
+            answer, took, busy = take(database, path)
             print(
                 f"{what:6} {answer.new:>8} new {answer.same:>8} same  {took:6.2f} s"
                 f"  {asked.lines / took:>9,.0f} lines/s  {asked.lines / busy:>9,.0f} lines/CPU-s"

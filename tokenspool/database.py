@@ -36,11 +36,29 @@ _PASSING = (
     "database or disk is full",
     "disk i/o",
     "connection refused",
+    "connection reset",
     "timeout expired",
+    "timed out",
     "server closed the connection",
+    "ssl connection has been closed",
+    "eof detected",
     "the database system is",
     "no route to host",
+    "host is down",
+    "network is unreachable",
+    # A local server's socket, while it restarts.
+    "no such file or directory",
+    # A name server that restarts, or a service that moves; a name that is wrong fails at the start.
+    "name resolution",
+    "name or service not known",
     "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    # PgBouncer, while the server behind it is away, or when it has no room.
+    "server_login_retry",
+    "cannot connect to server",
+    "no more connections allowed",
+    "query_wait_timeout",
 )
 #: PostgreSQL's codes that mean "not now": connection lost, deadlock or serialisation, no room, a
 #: lock's timeout, the server's end.

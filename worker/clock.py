@@ -120,18 +120,23 @@ class Clock:
         woken = 0
         # A shrinking tick may leave turns behind; they are due as well.
         for turn in [t for t in self._turns if t <= self._number and not self.held()]:
-            for future in self._turns.pop(turn):
-                if not future.done():
-                    future.set_result(None)
-                    woken += 1
+            woken += self._wake(turn)
         self._woken += woken * self.ticks
         self._beats += 1
         if woken > SHARE and self._number >= self._settled_at:
             self._set(self.ticks + 1)
-        # Wake, resume the socket, poll, receive, parse: five rounds of the loop.
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await _let_read()
         self._steer()
+
+    async def last_turn(self) -> None:
+        """Let every reader read once more, out of turn; return when they have read.
+
+        What a socket has gathered by the time of a drain is paid for, and would be asked for again.
+        """
+        if not self.held():
+            for turn in list(self._turns):
+                self._wake(turn)
+            await _let_read()
 
     def committed(self, seconds: float) -> None:
         """Learn how long a commit took: a beat is at least as long. From any thread."""
@@ -139,6 +144,13 @@ class Clock:
             wanted = min(max(BEAT_S, seconds), MAX_BEAT_S)
             # Slowly both ways: one commit that a checkpoint held up says little.
             self.beat_s += 0.2 * (wanted - self.beat_s)
+
+    def _wake(self, turn: int) -> int:
+        """Wake the readers of a turn; give how many."""
+        waiting = [future for future in self._turns.pop(turn) if not future.done()]
+        for future in waiting:
+            future.set_result(None)
+        return len(waiting)
 
     def _steer(self) -> None:
         elapsed = self._now() - self._steered_at
@@ -172,3 +184,9 @@ class Clock:
         if self._rhythm.tick_s is None:
             return 0
         return max(1, round(self._rhythm.tick_s / self.beat_s))
+
+
+async def _let_read() -> None:
+    """Wake, resume the socket, poll, receive, parse: five rounds of the loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)

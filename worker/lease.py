@@ -138,7 +138,8 @@ class Lease:
             _log.warning("taken_from_the_dead jobs=%d", jobs)
 
     def _keep(self) -> None:
-        wait = RENEW * self._terms.lease_s
+        # Soon after the start: who is new often takes the place of one that died.
+        wait = AGAIN * self._terms.lease_s
         while not self._stopped.wait(wait):
             wait = AGAIN * self._terms.lease_s
             try:

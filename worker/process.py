@@ -203,6 +203,7 @@ class Process:
         """Commit what the streams have and give their jobs back."""
         # Past the deadline the database or a disk does not answer: what is committed is safe.
         self._until = time.monotonic() + DRAIN_S
+        await self.plant.clock.last_turn()
         self.plant.pool.drain()
         await self.plant.pool.drained(DRAIN_S - LAST_S)
 

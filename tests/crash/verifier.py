@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,15 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 _PART = re.compile(r"(?P<name>.+)\.e(?P<epoch>\d+)\.part\Z")
 #: More problems than this say nothing new.
 MOST = 20
+
+JOBS = (
+    "SELECT job.*, output.root FROM job JOIN output ON output.id = job.output_id"
+    " JOIN intake ON intake.id = job.intake_id WHERE intake.revealed ORDER BY job.id"
+)
+SEGMENTS = (
+    "SELECT job_id, edition, kind, start, crc, data FROM segment"
+    " ORDER BY job_id, edition, kind, start"
+)
 
 Row = dict[str, Any]
 #: Gives the bytes that a job must have, or None where there is nothing to compare with.
@@ -176,17 +185,12 @@ def look(database: Path) -> State:
             for row in connection.execute("PRAGMA integrity_check")
             if row[0] != "ok"
         ]
-        jobs = _rows(
-            connection,
-            "SELECT job.*, output.root FROM job JOIN output ON output.id = job.output_id"
-            " JOIN intake ON intake.id = job.intake_id WHERE intake.revealed ORDER BY job.id",
-        )
         return State(
-            jobs=jobs,
+            jobs=_rows(connection, JOBS),
             checkpoints={
                 row["job_id"]: row for row in _rows(connection, "SELECT * FROM checkpoint")
             },
-            texts=_texts(connection, problems),
+            texts=joined(connection.execute(SEGMENTS), problems),
             counts=_rows(connection, "SELECT * FROM job_count"),
             attempts=_rows(connection, "SELECT * FROM attempt ORDER BY id"),
             seams=_rows(connection, "SELECT * FROM seam ORDER BY id"),
@@ -225,7 +229,20 @@ def verify(
 
     With `drained` every job must be done. `before` is what was committed at an earlier moment.
     """
-    state = look(database)
+    return judge(
+        look(database), drained=drained, before=before, reference=reference, content=content
+    )
+
+
+def judge(
+    state: State,
+    *,
+    drained: bool = True,
+    before: Snapshot | None = None,
+    reference: Reference | None = None,
+    content: Check | None = None,
+) -> State:
+    """Give a state back if nothing is wrong with it; see `verify`."""
     problems = state.check(reference=reference, content=content)
     if before is not None:
         problems += changed(before, state)
@@ -236,16 +253,13 @@ def verify(
     return state
 
 
-def _texts(
-    connection: sqlite3.Connection, problems: list[str]
+def joined(
+    segments: Iterable[Mapping[str, Any] | sqlite3.Row], problems: list[str]
 ) -> dict[tuple[int, int, str], bytes]:
     """Join all segments: they must follow one another without a gap or an overlap."""
     pieces: dict[tuple[int, int, str], list[bytes]] = defaultdict(list)
     ends: Counter[tuple[int, int, str]] = Counter()
-    for row in connection.execute(
-        "SELECT job_id, edition, kind, start, crc, data FROM segment"
-        " ORDER BY job_id, edition, kind, start"
-    ):
+    for row in segments:
         key, start, data = (row["job_id"], row["edition"], row["kind"]), row["start"], row["data"]
         if start != ends[key]:
             what = "a gap" if start > ends[key] else "an overlap"

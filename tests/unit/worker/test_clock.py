@@ -283,3 +283,34 @@ async def test_while_it_is_held_beats_come_and_nobody_reads() -> None:
 
     assert waited
     assert reader.done()
+
+
+async def test_before_a_drain_everybody_reads_once_more() -> None:
+    """What a socket has gathered is paid for; it is read although its turn has not come."""
+    clock, read = Clock(Rhythm(tick_s=0.5, beat_s=0.05)), []
+
+    async def reader(key: int) -> None:
+        await clock.tick(key)
+        read.append(key)
+
+    async with asyncio.TaskGroup() as group:
+        for key in range(20):
+            group.create_task(reader(key))
+        await asyncio.sleep(0)
+
+        await clock.last_turn()
+
+        assert sorted(read) == list(range(20))
+
+
+async def test_before_a_drain_without_a_lease_nobody_reads() -> None:
+    """Others may read the answer anew by then."""
+    clock = Clock(Rhythm(tick_s=0.5, beat_s=0.05))
+    clock.held = lambda: True
+    waiting = asyncio.ensure_future(clock.tick(1))
+    await asyncio.sleep(0)
+
+    await clock.last_turn()
+
+    assert not waiting.done()
+    waiting.cancel()
