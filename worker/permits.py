@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 from worker.gate import Gate
@@ -51,18 +52,22 @@ class Permits:
     async def run(self) -> None:
         """Look after those that wait for another request, and tell the others; until cancelled."""
         renew_s = IDLE_S if self._books is None else self._books.renew_s
+        renewed_at = time.monotonic()
         while True:
             waits = [gate.wait_s or GATHER_S for gate in self._gates if gate.has_waiting]
+            rest = max(0.0, renewed_at + renew_s - time.monotonic())
             # Not wait_for: in 3.11 it swallows a cancellation that comes with the wake-up.
-            is_woken = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([*waits, renew_s])):
+                async with asyncio.timeout(min([*waits, rest])):
                     await self._wake.wait()
-                    is_woken = True
             await asyncio.sleep(GATHER_S)
             self._wake.clear()
+            # By the clock: while one endpoint is busy the leases of the quiet ones must not end.
+            renews = time.monotonic() >= renewed_at + renew_s
+            if renews:
+                renewed_at = time.monotonic()
             for gate in list(self._gates):
-                if gate.has_waiting or (self._books and (gate.is_behind() or not is_woken)):
+                if gate.has_waiting or (self._books and (renews or gate.is_behind())):
                     await self._ask(gate, 0)
 
     async def close(self) -> None:

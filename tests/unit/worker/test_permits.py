@@ -7,7 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from worker.gate import Gate
+from worker.limits.book import Asked, Grant
+from worker.limits.news import News
 from worker.limits.rates import Rates
+from worker.limits.shared import Page, SharedBooks
 from worker.permits import Permits
 
 
@@ -65,6 +68,38 @@ async def test_a_job_that_is_cancelled_waits_no_more() -> None:
 
     assert not gate.has_waiting
     assert await permits.take(gate, 1) == 1
+
+
+class Listening(SharedBooks):
+    """Grants nothing, and remembers who said what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__("redis://127.0.0.1:1/0", lease_s=0.5)
+        self.told: list[str] = []
+
+    async def ask(
+        self, page: Page, asked: Asked, news: News, *, leave: bool = False
+    ) -> Grant | None:
+        """See the books."""
+        del news, leave
+        self.told.append(page.name)
+        return Grant(again=0, claims=0, limit=8, most=8, in_flight=asked.held)
+
+
+async def test_leases_of_a_quiet_endpoint_are_renewed_beside_a_busy_one() -> None:
+    """Hours pass until its long answers end; nobody may take their permits meanwhile."""
+    books = Listening()
+    permits = Permits(books)
+    quiet, busy = Gate(8), Gate(8)
+    permits.add(quiet, lambda: "quiet")
+    permits.add(busy, lambda: "busy")
+
+    async with running(permits), asyncio.timeout(20):
+        while books.told.count("quiet") < 5:
+            busy.give(-1)  # holds one more, and says so
+            await asyncio.sleep(0.01)
+
+    assert books.told.count("busy") >= 5
 
 
 async def test_no_more_is_taken_than_the_gate_lets_in() -> None:
