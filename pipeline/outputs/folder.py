@@ -32,7 +32,7 @@ class FolderPart:
         """Take over `folder`, an open descriptor; `final` is the published name."""
         self.folder = folder
         self.name = part_name(final, epoch)
-        self._final = final
+        self._final, self._epoch = final, epoch
         self._file: int | None = None
 
     def write(self, data: bytes, *, at: int) -> None:
@@ -62,6 +62,8 @@ class FolderPart:
             os.replace(self.name, self._final, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         except FileNotFoundError as error:
             raise PartVanishedError(self.name) from error
+        # A worker that was slow to let go may have made its own since we began.
+        self.remove_older()
         fault("after_rename")
 
     @property
@@ -73,6 +75,12 @@ class FolderPart:
     def sync_place(self) -> None:
         """Sync the folder: the new names survive a power cut."""
         os.fsync(self.folder)
+
+    def remove_older(self) -> None:
+        """Delete the parts of the claims before, as far as they may still be there."""
+        for epoch in range(max(1, self._epoch - _NEAR_EPOCHS), self._epoch):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part_name(self._final, epoch), dir_fd=self.folder)
 
     def remove(self) -> None:
         """Delete the file, if there still is one."""
@@ -107,9 +115,7 @@ class FolderOutput:
         folder, name = self._folder(job.name)
         part = FolderPart(folder, name, job.epoch)
         try:
-            for epoch in range(max(1, job.epoch - _NEAR_EPOCHS), job.epoch):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(part_name(name, epoch), dir_fd=folder)
+            part.remove_older()
             # Our own epoch is new, so a file of that name can only be a leftover of a restored
             # database: what it holds is not known.
             with contextlib.suppress(FileNotFoundError):

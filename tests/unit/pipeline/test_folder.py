@@ -136,6 +136,21 @@ def test_a_claim_removes_the_parts_of_older_claims_and_no_others(tmp_path: Path)
     assert (tmp_path / "a.md.e6.part").read_bytes() == b"new"
 
 
+def test_a_part_that_a_slow_old_worker_makes_late_is_gone_when_the_answer_is_there(
+    tmp_path: Path,
+) -> None:
+    """It was drained, its job taken by another at once, and only then its disk had time."""
+    old, new = begun(tmp_path, epoch=1), begun(tmp_path, epoch=2)
+    new.write(b"text", at=0)
+    old.write(b"te", at=0)
+
+    new.publish(no_fault)
+
+    assert names(tmp_path) == ["a.md"]
+    old.close()
+    new.close()
+
+
 def test_a_part_that_vanished_before_the_rename_was_lost_to_another(tmp_path: Path) -> None:
     """The newer claim took it away: what it publishes is what counts."""
     old = begun(tmp_path, epoch=1)
