@@ -17,7 +17,7 @@ from tests.crash.verifier import changed, snapshot
 __all__ = ["make_stage"]
 
 #: A drained stream is asked again for the word that was held back, and for what was under way.
-LOST_PER_DRAIN = 6
+LOST_PER_DRAIN = 12
 #: The idle worker looks for work every two seconds; a machine under other load gets the rest.
 AT_ONCE_S = 10.0
 
@@ -80,7 +80,7 @@ def test_rolling_deploys_cost_nothing(make_stage: MakeStage, report: Report) -> 
 def test_rolling_deploys_under_load_cost_nothing(make_stage: MakeStage, report: Report) -> None:
     """So it is with 300 streams."""
     stage = make_stage(SimSettings(rate=50))
-    _check_deploys(stage, report, jobs=1000, tokens=800, streams=100, most=1.005)
+    _check_deploys(stage, report, jobs=1000, tokens=800, streams=100, most=1.01)
 
 
 def _check_deploys(
