@@ -187,14 +187,14 @@ class Gate:
     def give(self, permits: int, *, unused: bool = False) -> None:
         """Give permits back: their jobs ended, or nothing was claimed for them."""
         self.in_flight -= permits
-        if unused and self._book.has_rates:
-            now, size = self._clock(), self._reckoning.typical
-            self._book.requests.take(-permits, now=now)
-            self._book.tokens.take(-permits * size, now=now)
-            self._news.unused += permits
-            self._news.used -= permits * size
+        if unused:
+            self._unused(permits)
         if permits:
             self.wake()
+
+    def retell(self, news: News) -> None:
+        """Keep news that nobody heard for the next time."""
+        self._news = news.then(self._news)
 
     def is_behind(self) -> bool:
         """Tell whether the others do not know yet what we hold, or somebody waits."""
@@ -228,7 +228,10 @@ class Gate:
     # --- what the engine asks and tells --------------------------------------------------------
     def may_retry(self) -> bool:
         """See the port."""
-        return self._retries.may_retry(now=self._clock())
+        if self._retries.may_retry(now=self._clock()):
+            return True
+        self._unused(1)
+        return False
 
     async def again(self) -> bool:
         """See the port."""
@@ -285,10 +288,12 @@ class Gate:
     def spoke(self) -> None:
         """See the port."""
         self._tries = self._server_errors = 0
+        self._retries.succeeded()
 
     def failed(self, error: StreamError, *, asked_at: float | None = None) -> None:
         """See the port."""
         self._trial = False
+        self._retries.failed()
         if error.kind is ErrorKind.AUTH or error.code == "model_not_found":
             self._state, self._reason, self.changed = "refused", error.message, True
             self._unknown_model = error.code == "model_not_found"
@@ -336,6 +341,16 @@ class Gate:
     def _learn(self, quota: Quota) -> None:
         self._book.learn(quota, now=self._clock())
         self._news.quota = quota
+
+    def _unused(self, permits: int) -> None:
+        """Put back what permits took of the rates: their requests are not made."""
+        if not self._book.has_rates:
+            return
+        now, size = self._clock(), self._reckoning.typical
+        self._book.requests.take(-permits, now=now)
+        self._book.tokens.take(-permits * size, now=now)
+        self._news.unused += permits
+        self._news.used -= permits * size
 
     def _use(self, tokens: float) -> None:
         if tokens and self._book.tokens.per_minute is not None:

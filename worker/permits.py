@@ -86,7 +86,9 @@ class Permits:
             async with self._asking:
                 # Those that were asked for meanwhile may have taken it.
                 wanted = min(wanted, gate.room())
-                grant = await self._books.ask(self._gates[gate], *gate.asks(wanted))
+                asked, news = gate.asks(wanted)
+                grant = await self._books.ask(self._gates[gate], asked, news)
                 if grant is not None:
                     return gate.accept(grant)
+                gate.retell(news)
         return gate.take(wanted, workers=self.workers)

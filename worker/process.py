@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pipeline.ports import Fault
 from tokenspool.errors import TokenspoolError, Unavailable, UsageError
 from tokenspool.store import claims, counts, endpoints, workers
+from worker.gate import GateState
 from worker.pool import GATHER_S, claims_at_once
 from worker.wiring import Plant, Tuning, build_plant
 
@@ -172,31 +173,29 @@ class Process:
             state=state, streams=len(owners), slots=self.plant.pool.slots, tokens_per_s=self.rate
         )
 
+        states = self._gate_states()
+
         def beat(connection: sa.Connection) -> tuple[set[tuple[int, int]], int]:
             workers.heartbeat(connection, worker, load, lease_s=lease_s)
-            self._save_gates(connection)
             counts.fold_counts(connection)
-            return claims.lost(connection, owners), workers.count_living(connection)
+            lost = claims.lost(connection, owners), workers.count_living(connection)
+            # Last: all workers write these few rows, and each waits until the other has committed.
+            _save_gates(connection, states)
+            return lost
 
         lost, living = await self.write(beat)
         self.plant.pool.lose(lost)
         self.plant.sites.permits.workers = max(1, living)
 
-    def _save_gates(self, connection: sa.Connection, *, force: bool = False) -> None:
+    def _gate_states(self, *, force: bool = False) -> dict[int, GateState]:
+        """Give by endpoint how those gates stand that have changed since they were asked last."""
+        states = {}
         for site in self.plant.sites:
             gate = self.plant.sites.gate(site)
-            if not (gate.changed or force):
-                continue
-            gate.changed = False
-            state = gate.state
-            endpoints.set_state(
-                connection,
-                site.endpoint.id,
-                state=state.state,
-                reason=state.reason,
-                retry_in_s=state.retry_in_s,
-                limit=state.limit,
-            )
+            if gate.changed or force:
+                gate.changed = False
+                states[site.endpoint.id] = gate.state
+        return states
 
     # --- the end -----------------------------------------------------------------------------
     async def drain(self) -> None:
@@ -216,12 +215,14 @@ class Process:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
+        states = self._gate_states(force=True)
+
         def sign_off(connection: sa.Connection) -> None:
             # A claim that was under way when we stopped: its jobs go back as if it had not been.
             own = [worker()]
             claims.reclaim(connection, dead=own, max_crashes=max_crashes, crashed=False)
-            self._save_gates(connection, force=True)
             workers.retire(connection, workers=own)
+            _save_gates(connection, states)
 
         with contextlib.suppress(TimeoutError, TokenspoolError):
             async with asyncio.timeout(self._until - time.monotonic() - LAST_S / 2):
@@ -230,6 +231,19 @@ class Process:
         await self.plant.sites.close()
         self.plant.delivery.stop(max(0.0, self._until - time.monotonic()))
         self.plant.journal.close()
+
+
+def _save_gates(connection: sa.Connection, states: Mapping[int, GateState]) -> None:
+    """Write how endpoints stand, in the order in which everybody locks them."""
+    for endpoint_id, state in sorted(states.items()):
+        endpoints.set_state(
+            connection,
+            endpoint_id,
+            state=state.state,
+            reason=state.reason,
+            retry_in_s=state.retry_in_s,
+            limit=state.limit,
+        )
 
 
 class Stoppable(Protocol):

@@ -290,3 +290,23 @@ async def test_a_redis_that_is_away_is_said_once(
     assert away == [None] * 3
     said = [record.getMessage().split()[0] for record in caplog.records]
     assert said == ["limits_not_shared", "limits_shared_again"]
+
+
+async def test_what_was_learnt_outlives_the_slots_of_a_deploy(fleet: list[Handed]) -> None:
+    """One old worker is left for a moment; the new ones begin where the old ones stood."""
+    one, *others = fleet
+    page = Page(name="deploy", rates=Rates(), slots=64)
+    for worker in fleet:
+        await worker.hold(0, page=page)
+    await one.hold(180, page=page, news=News(cut_asked_at=one.at, cut_held=180))
+    learnt = (await one.hold(0, page=page)).limit
+    for worker in others:
+        assert await worker.ask(page, Asked(held=0), News(), leave=True)
+
+    alone = (await one.hold(0, page=page)).limit
+    later(fleet, 1)
+    for worker in others:
+        await worker.hold(0, page=page)
+    again = (await one.hold(0, page=page)).limit
+
+    assert (learnt, alone, again) == (90, 64, 90)

@@ -233,3 +233,19 @@ def test_only_what_a_pause_holds_up_is_held(database: Database, seeds: Seeds) ->
     pauses.pause(database, endpoint(database), who="me")
 
     assert held(database) == Held(jobs=0, batches=(), endpoints=())
+
+
+def test_what_stands_there_already_is_not_written_again(database: Database, seeds: Seeds) -> None:
+    """All workers learn the same: the row's lock would make their heartbeats wait in line."""
+    seeds.enqueue("a")
+    states = [
+        {"state": "busy", "reason": "full", "limit": 4},
+        {"state": "busy", "reason": "full", "limit": 4},
+        {"state": "busy", "reason": "full", "limit": 5},
+        {"state": "up", "reason": None, "limit": 5},
+    ]
+
+    with database.write() as connection:
+        written = [endpoints.set_state(connection, 1, **one) for one in states]  # type: ignore[arg-type]
+
+    assert written == [True, False, True, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.limits.aimd import Aimd
@@ -15,6 +15,11 @@ from worker.limits.quota import MAX_RESET_S, MOST, read_quota, read_span
 steps = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 20)), min_size=1, max_size=60)
 
 
+#: On a busy machine the first example alone may take seconds.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@patient
 @given(per_minute=st.integers(1, 100_000), steps=steps, size=st.integers(1, 5000))
 def test_a_bucket_never_gives_more_than_its_rate(
     per_minute: int, steps: list[tuple[float, int]], size: int
@@ -33,6 +38,7 @@ def test_a_bucket_never_gives_more_than_its_rate(
         assert taken <= now * per_minute / 60 + full + size + 1e-3
 
 
+@patient
 @given(per_minute=st.integers(1, 100_000), size=st.integers(1, 5000), used=st.integers(0, 50_000))
 def test_what_a_bucket_says_of_the_wait_is_enough(per_minute: int, size: int, used: int) -> None:
     """Whoever waits so long finds room for one, however large."""
@@ -46,6 +52,7 @@ def test_what_a_bucket_says_of_the_wait_is_enough(per_minute: int, size: int, us
     assert bucket.room(size, now=wait + 1e-6) >= 1
 
 
+@patient
 @given(
     most=st.integers(1, 5000),
     events=st.lists(
@@ -69,6 +76,7 @@ def test_the_limit_stays_between_one_and_the_most(most: int, events: list[tuple[
         assert 1 <= aimd.limit <= aimd.most
 
 
+@patient
 @given(most=st.integers(1, 5000), down=st.booleans())
 def test_an_endpoint_that_answers_gets_all_again(most: int, down: bool) -> None:
     """Within some rounds of accepted requests, at every size."""
@@ -98,6 +106,7 @@ names = st.builds(
 )
 
 
+@patient
 @given(headers=st.dictionaries(names, words))
 def test_no_header_makes_a_limit_that_is_none(headers: dict[str, str]) -> None:
     """They are the endpoint's, and it may be anybody's: what is taken is a number within bounds."""
@@ -108,6 +117,7 @@ def test_no_header_makes_a_limit_that_is_none(headers: dict[str, str]) -> None:
         assert allowed.remaining is None or 0 <= allowed.remaining <= MOST
 
 
+@patient
 @given(text=words)
 def test_every_span_is_within_a_day(text: str) -> None:
     """What is none is None."""

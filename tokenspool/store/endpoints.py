@@ -62,15 +62,26 @@ def set_state(
     reason: str | None = None,
     retry_in_s: float | None = None,
     limit: int | None = None,
-) -> None:
-    """Record how an endpoint stands; a person's pause is left alone."""
-    connection.execute(
+) -> bool:
+    """Record how an endpoint stands, and tell whether that changed it; a person's pause stays.
+
+    What stands there already is not written again: all workers of a fleet learn the same, and the
+    row's lock would make one heartbeat wait for the other.
+    """
+    differs = sa.or_(
+        _e.state != state,
+        _e.reason.is_distinct_from(reason),
+        _e.in_flight_limit.is_distinct_from(limit),
+        _e.retry_at.is_not(None) if retry_in_s is None else sa.true(),
+    )
+    changed = connection.execute(
         sa.update(t.endpoint)
-        .where(_e.id == endpoint_id, _e.state != "paused")
+        .where(_e.id == endpoint_id, _e.state != "paused", differs)
         .values(
             state=state,
             reason=reason,
             retry_at=None if retry_in_s is None else now() + retry_in_s,
             in_flight_limit=limit,
         )
-    )
+    ).rowcount
+    return bool(changed)

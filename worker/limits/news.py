@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from worker.limits.quota import Quota
 
+#: Answers that are told of at once; hours of them say no more than a thousand.
+MOST_ANSWERED = 1000
+
 
 @dataclass(slots=True, kw_only=True)
 class News:
@@ -24,6 +27,23 @@ class News:
     #: Permits for requests that were not made.
     unused: int = 0
     quota: Quota = field(default_factory=Quota)
+
+    def then(self, later: News) -> News:
+        """Give these and later ones as one: of what was said twice the newest counts."""
+        cuts = [at for at in (self.cut_asked_at, later.cut_asked_at) if at is not None]
+        return News(
+            answered=min(self.answered + later.answered, MOST_ANSWERED),
+            cut_asked_at=max(cuts, default=None),
+            cut_held=max(self.cut_held, later.cut_held),
+            restart=self.restart or later.restart,
+            pause_until=max(self.pause_until, later.pause_until),
+            used=self.used + later.used,
+            unused=self.unused + later.unused,
+            quota=Quota(
+                requests=later.quota.requests or self.quota.requests,
+                tokens=later.quota.tokens or self.quota.tokens,
+            ),
+        )
 
     @property
     def is_urgent(self) -> bool:

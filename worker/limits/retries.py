@@ -7,6 +7,9 @@ from collections import deque
 #: A fifth of the requests of the last minute may be retries, and so many in any case.
 SHARE, FLOOR = 0.2, 20
 WINDOW_S = 60.0
+#: An endpoint that has come back gets all its retries soon: each success in a row lets so many more
+#: be made, which doubles them again and again. One failure, and the share alone counts.
+PER_SUCCESS = 2
 _PARTS = 12
 
 
@@ -17,6 +20,7 @@ class RetryBudget:
         """Begin with none."""
         #: Number of the part, its requests, its retries.
         self._parts: deque[list[int]] = deque()
+        self._streak = 0
 
     def request(self, *, now: float) -> None:
         """Count a request of whatever kind."""
@@ -27,10 +31,18 @@ class RetryBudget:
         part = self._part(now)
         requests = sum(one[1] for one in self._parts)
         retries = sum(one[2] for one in self._parts)
-        if retries >= FLOOR + SHARE * requests:
+        if retries >= FLOOR + SHARE * requests + PER_SUCCESS * self._streak:
             return False
         part[2] += 1
         return True
+
+    def succeeded(self) -> None:
+        """Learn that a request began to be answered."""
+        self._streak += 1
+
+    def failed(self) -> None:
+        """Learn that one was not."""
+        self._streak = 0
 
     def _part(self, now: float) -> list[int]:
         number = int(now * _PARTS / WINDOW_S)

@@ -42,7 +42,8 @@ total, slots = total + a.held, slots + a.slots
 -- How many at once.
 local most = slots
 if a.most > 0 then most = a.most end
-local limit = math.min(most, number(book, 'limit', most))
+local known = number(book, 'limit', most)
+local limit = math.min(most, known)
 local threshold = math.min(most, number(book, 'threshold', most))
 for _ = 1, a.answered do
   if limit < threshold then
@@ -137,7 +138,8 @@ if a.lease > 0 then
 end
 redis.call('HSET', held, '=held', exact(total), '=slots', exact(slots))
 if limit >= most then
-  redis.call('HDEL', book, 'limit', 'threshold')
+  -- What was learnt above the slots that live just now is true again when others come.
+  if known <= most then redis.call('HDEL', book, 'limit', 'threshold') end
 else
   redis.call('HSET', book, 'limit', exact(limit), 'threshold', exact(threshold))
 end

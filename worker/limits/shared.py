@@ -35,8 +35,9 @@ _log = logging.getLogger(__name__)
 LEASE_S = 15.0
 #: Longer is "away": a claim must not wait for limits. Less would take a busy loop for it.
 TIMEOUT_S = 1.0
-#: While it is away it is asked again so often.
-AGAIN_S = 1.0
+#: While it is away it is asked again so often; each time takes claims `TIMEOUT_S` when it hangs, so
+#: the pauses double up to the cap.
+AGAIN_S, AGAIN_CAP_S = 1.0, 15.0
 #: A book that nobody opened for so long is thrown away.
 KEEP_S = 3600.0
 _PREFIX = "tokenspool:limits"
@@ -77,6 +78,7 @@ class SharedBooks:
         #: Random per start: nobody inherits the permits of a process that died.
         self._worker = secrets.token_hex(8)
         self._away_until: float | None = None
+        self._again_s = AGAIN_S
         #: Books that have granted us something: one that does not know us has been lost.
         self._known: set[str] = set()
 
@@ -105,11 +107,12 @@ class SharedBooks:
             if self._away_until is None:
                 # Its message may hold the server's name, never a password.
                 _log.warning("limits_not_shared reason=%s", type(error).__name__)
-            self._away_until = self._clock() + AGAIN_S
+            self._away_until = self._clock() + self._again_s
+            self._again_s = min(2 * self._again_s, AGAIN_CAP_S)
             return None
         if self._away_until is not None:
             _log.warning("limits_shared_again")
-            self._away_until = None
+            self._away_until, self._again_s = None, AGAIN_S
         self._known.add(page.name)
         return _grant(json.loads(said))
 

@@ -198,3 +198,29 @@ def test_what_was_retried_a_minute_ago_is_forgotten() -> None:
 
     assert not budget.may_retry(now=WINDOW_S - 5)
     assert budget.may_retry(now=1.0 + WINDOW_S + 5)
+
+
+def test_an_endpoint_that_is_well_again_gets_all_its_retries_soon() -> None:
+    """Two thousand jobs that a restart cut off are asked for in ten rounds, not in an hour."""
+    budget, left, rounds = RetryBudget(), 2000, 0
+    while left > 0:
+        rounds += 1
+        admitted = 0
+        while admitted < left and budget.may_retry(now=1.0):
+            admitted += 1
+            budget.request(now=1.0)
+        for _ in range(admitted):
+            budget.succeeded()
+        left -= admitted
+
+    assert rounds < 10
+
+
+def test_a_failure_takes_back_what_successes_have_earned() -> None:
+    """An endpoint that was well until now is asked no more often than any other that fails."""
+    budget = RetryBudget()
+    for _ in range(1000):
+        budget.succeeded()
+    budget.failed()
+
+    assert sum(budget.may_retry(now=1.0) for _ in range(100)) == FLOOR

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from tokenspool.errors import ErrorKind, StreamError
 from worker.gate import Gate
 from worker.limits.book import Asked, Grant
 from worker.limits.news import News
@@ -112,3 +113,41 @@ async def test_no_more_is_taken_than_the_gate_lets_in() -> None:
 
     assert taken == [5, 3, 0]
     assert gate.in_flight == 8
+
+
+class Deaf(Listening):
+    """Is away at first, and keeps what it is told once it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = True
+        self.heard: list[News] = []
+
+    async def ask(
+        self, page: Page, asked: Asked, news: News, *, leave: bool = False
+    ) -> Grant | None:
+        """See the books."""
+        if self.is_away:
+            return None
+        self.heard.append(news)
+        return await super().ask(page, asked, news, leave=leave)
+
+
+async def test_what_nobody_heard_is_told_again() -> None:
+    """A pause that the endpoint asked for while Redis was away holds for the others as well."""
+    books, gate = Deaf(), Gate(8)
+    permits = Permits(books)
+    permits.add(gate, lambda: "page")
+    gate.answered()
+    gate.failed(StreamError(ErrorKind.RATE_LIMITED, "busy", retry_after_s=60))
+    await permits._ask(gate, 0)
+    gate.answered()
+
+    books.is_away = False
+    await permits._ask(gate, 0)
+    await permits._ask(gate, 0)
+
+    told, nothing = books.heard
+    assert (told.answered, told.pause_until > 0) == (2, True)
+    assert told.cut_asked_at is not None
+    assert (nothing.answered, nothing.pause_until) == (0, 0)
