@@ -170,6 +170,25 @@ async def test_jobs_without_a_permit_stay_where_they_are(tmp_path: Path) -> None
         assert 50 < place.pool.permit_at - time.monotonic() <= 61
 
 
+async def test_every_endpoint_with_work_gets_its_share_of_the_slots(tmp_path: Path) -> None:
+    """Ten jobs of one model do not wait behind a hundred of another, and no slot stays empty."""
+    cuts: list[Cut | None] = [Cut(after=5, error=None)] * 200
+    script = Script(tokens=lambda _: numbered(20), cuts=cuts)
+    async with yard(tmp_path, script, slots=12, jobs=100) as place:
+        with place.bench.database.write() as connection:
+            other = {"url": "http://127.0.0.1:1/v1", "model": "other", "api_key_env": "K"}
+            connection.execute(t.endpoint.insert().values(id=2, **other))
+        for number in range(4):
+            place.bench.enqueue(f"other{number}", endpoint_id=2)
+
+        started = await place.pool.claim("w")
+
+        running = [place.bench.row("job", id_)["endpoint_id"] for id_, _ in place.pool.running]
+        assert (started, running.count(1), running.count(2)) == (12, 8, 4)
+        place.pool.drain()
+        assert await place.pool.drained(5)
+
+
 async def test_permits_for_which_there_was_no_job_are_given_back(tmp_path: Path) -> None:
     """Somebody else claimed them, or they belong to a paused batch."""
     async with yard(tmp_path, Script(tokens=lambda _: numbered(20)), jobs=2) as place:
