@@ -109,27 +109,49 @@ def rate_per_minute(sim: Simulator, *, of: list[Process], least: int, seconds: f
     return 60 * (after - before) / (ended - began)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize("is_set", [True, False], ids=["set", "learnt"])
-def test_three_workers_keep_a_rate_within_five_percent(
-    tmp_path: Path, redis_server: RedisServer, is_set: bool
-) -> None:
-    """Whether a person set it, or the endpoint says it in its headers."""
+def measured(folder: Path, redis_server: RedisServer, *, is_set: bool, seconds: float) -> float:
+    """Give the rate a minute of three workers, set by a person or told by the endpoint."""
     sim = SimSettings() if is_set else SimSettings(rpm=PER_MINUTE)
-    with fleet_on(tmp_path, redis_server, sim) as fleet:
+    with fleet_on(folder, redis_server, sim) as fleet:
         if is_set:
             fleet.limit(requests_per_minute=PER_MINUTE)
         fleet.enqueue(500, tokens=5)
 
         with fleet.workers() as workers:
-            rate = rate_per_minute(fleet.sim, of=workers, least=40, seconds=30)
+            rate = rate_per_minute(fleet.sim, of=workers, least=40, seconds=seconds)
 
-        assert rate == pytest.approx(PER_MINUTE, rel=0.05)
         assert len({row["worker"] for row in fleet.rows(t.attempt)}) == 3
         fleet.check_no_attempt_was_spent()
         refused = fleet.sim.stats()["by_status"].get("429", 0)
         assert refused <= (0 if is_set else 60)
+    return rate
+
+
+KNOWN_BY = pytest.mark.parametrize("is_set", [True, False], ids=["set", "learnt"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@KNOWN_BY
+def test_three_workers_together_exceed_no_rate(
+    tmp_path: Path, redis_server: RedisServer, is_set: bool
+) -> None:
+    """Each could use three times as much alone. A busy machine may reach less."""
+    rate = measured(tmp_path, redis_server, is_set=is_set, seconds=10)
+
+    assert PER_MINUTE / 3 < rate <= 1.05 * PER_MINUTE
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(150)
+@KNOWN_BY
+def test_three_workers_keep_a_rate_within_five_percent(
+    tmp_path: Path, redis_server: RedisServer, is_set: bool
+) -> None:
+    """Nor is any of it left unused, where the machine has time."""
+    rate = measured(tmp_path, redis_server, is_set=is_set, seconds=30)
+
+    assert rate == pytest.approx(PER_MINUTE, rel=0.05)
 
 
 @pytest.mark.slow
@@ -157,6 +179,7 @@ def test_the_work_goes_on_within_the_most_whatever_becomes_of_redis(
             wait_until(lambda: requests(fleet.sim) >= killed_at + 20, of=workers)
             redis_server.start()
             wait_until(lambda: fleet.states() == {"done"}, of=workers)
+            wait_until(lambda: fleet.said.count("limits_shared_again") >= 3, of=workers)
 
         fleet.check_done()
         fleet.check_no_attempt_was_spent()
@@ -164,7 +187,6 @@ def test_the_work_goes_on_within_the_most_whatever_becomes_of_redis(
         assert (peak, stats["by_status"]) == (most, {"200": 120})
         assert stats["peak_live"] <= most + 2 * share
         assert fleet.said.count("limits_not_shared") >= 3
-        assert fleet.said.count("limits_shared_again") >= 3
 
 
 @pytest.mark.slow
@@ -197,7 +219,8 @@ def test_an_endpoint_that_only_refuses_slows_no_other(
             fleet.sim = good
             beside = seconds_of(fleet, workers, batch="beside", jobs=48)
 
-        assert beside < 1.25 * alone + 1.0
+        # Slots that were held by its jobs would make it several times as long.
+        assert beside < 2 * alone + 3.0
         fleet.check_no_attempt_was_spent()
         assert fleet.states().isdisjoint({"waiting", "failed"})
 
@@ -250,7 +273,7 @@ def holder(url: str, *, lease_s: float, words: int) -> Iterator[list[bytes]]:
 
 async def test_permits_of_a_killed_worker_come_back(redis_server: RedisServer) -> None:
     """By themselves, when its lease has run out; as long as it lives nobody gets them."""
-    lease_s = 1.5
+    lease_s = 3.0
     page = Page(name="killed", rates=Rates(max_in_flight=4), slots=9)
     books = SharedBooks(redis_server.url, lease_s=lease_s)
     with holder(redis_server.url, lease_s=lease_s, words=8) as words:  # longer than a lease
