@@ -79,7 +79,7 @@ def test_a_flushed_redis_loses_none_of_a_thousand_jobs(
 ) -> None:
     """1,000 queued and 100 running, and again with each quarter done: each token comes once."""
     stage, hints = make_stage(SimSettings(rate=50)), Hints(Place(redis.url, QUEUE))
-    jobs, streams = 1200, 50
+    jobs, streams = 1500, 50
     _begin(stage, hints, lengths=[200] * jobs, streams=streams)
     queued, forgotten = _count(stage, "pending", "dispatched"), [_flush(hints, redis)]
     assert queued >= 1000
