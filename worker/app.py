@@ -59,8 +59,11 @@ class _Beside(bootsteps.StartStopStep):
     def start(self, parent: object) -> None:
         """Drain on the two signals that Celery answers by starting anew, or by waiting for jobs."""
         del parent
-        for number in (signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        host = _host_of(app)
+        # A terminal that closes hangs up twice: its kernel does, and its shell.
+        signal.signal(signal.SIGHUP, lambda *_: host.ask())
+        if not host.is_ending:
+            signal.signal(signal.SIGQUIT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     def close(self, parent: Any) -> None:  # noqa: ANN401 - Celery has no types
         """Drain with a Celery that was shut down from afar; go on without one that has failed."""
