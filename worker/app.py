@@ -15,7 +15,7 @@ from celery import Celery, Task, bootsteps
 from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
 from celery.platforms import EX_FAILURE
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from celery.utils.nodenames import gethostname, nodename
 
 from tokenspool import settings
@@ -71,6 +71,7 @@ class _Beside(bootsteps.StartStopStep):
             return
         if parent.exitcode == EX_FAILURE:
             _log.error("celery_failed: work goes on by polling; start it anew to be woken again")
+            app.host.work_alone()
         else:
             app.host.drain()
 
@@ -131,6 +132,16 @@ def _drain(**_: object) -> None:
     """Drain, at the first sign."""
     if app.host is not None:
         app.host.drain()
+
+
+@worker_shutdown.connect
+def _outlive(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery has no types
+    """Stay when Celery has failed: a main thread that ends takes every executor with it."""
+    if app.host is None or sender.app is not app or sender.exitcode != EX_FAILURE:
+        return
+    result = app.host.join()
+    logging.shutdown()
+    os._exit(result.exit_code)
 
 
 def _host(task: Task) -> Host:

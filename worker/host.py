@@ -84,6 +84,10 @@ class Host:
         """Fill the window at once."""
         self._dispatcher.nudge()
 
+    def work_alone(self) -> None:
+        """Go on by polling: Celery has failed, and who takes no hints shall send none."""
+        self._dispatcher.stop()
+
     def ask(self) -> None:
         """Have it drained, by a sign that may come twice for one wish; from any thread.
 

@@ -199,6 +199,27 @@ def test_processes_drain_together(fleet: CeleryFleet) -> None:
 
 
 @pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_work_goes_on_when_celery_has_failed(fleet: CeleryFleet) -> None:
+    """What Celery does not try again ends it for good: jobs are polled for, and it drains."""
+    fleet.place = Place(f"{fleet.place.url.rpartition('/')[0]}/none", fleet.place.queue)
+    fleet.enqueue(4, tokens=60)
+    fleet.enqueue(4, tokens=3000, batch="long")
+
+    with fleet.celery_worker("-P", "threads", "-c", "8", "-n", "w@here") as worker:
+        wait_until(lambda: "celery_failed" in fleet.said, of=[worker])
+        wait_until(lambda: fleet.states() == {"done", "running"}, of=[worker])
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+
+    assert "RuntimeError" not in fleet.said
+    assert fleet.states() == {"done", "pending"}
+    assert {row["attempts"] for row in fleet.rows(t.job) if row["state"] == "pending"} == {0}
+    assert fleet.living() == {}
+    # Celery says why it has failed with a traceback of its own.
+    (fleet.folder / "said").unlink()
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
 def test_a_worker_that_cannot_work_says_why(fleet: CeleryFleet) -> None:
     """One sentence and an exit code, in place of a worker that forks the event loop."""
     done = fleet.celery("worker", "-c", "2", "-P", "prefork")
