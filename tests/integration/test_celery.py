@@ -24,7 +24,8 @@ from tests.integration.fleet import LIMIT_S, wait_until
 from tokenspool import migrate
 from tokenspool import tables as t
 from worker.broker import Broker, sender
-from worker.hints import GENERATE
+from worker.dispatcher import Dispatcher, filling
+from worker.hints import GENERATE, Publisher
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +155,24 @@ def test_messages_hold_neither_prompts_nor_keys(fleet: CeleryFleet, place: Place
     assert sum("in/job-00" in one for one in raw) == 3
     for secret in (KEY, "story", fleet.sim.base_url, "postgresql"):
         assert not [one for one in raw if secret in one]
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_hints_that_nobody_takes_do_not_pile_up(fleet: CeleryFleet) -> None:
+    """While all slots are busy jobs are offered again and again, and no message ever expires."""
+    fleet.enqueue(30, tokens=60)
+    broker = Broker(url=fleet.place.url, queue=fleet.place.queue)
+    publisher = Publisher(sender(broker), broker)
+    dispatcher = Dispatcher(filling(fleet.database, lookahead=10, hint_s=0), publisher)
+
+    lengths = []
+    for _ in range(8):
+        assert dispatcher.look() == 10
+        lengths.append(len(raw_messages(fleet.place)))
+
+    publisher.close()
+    assert max(lengths) <= 20
+    assert min(lengths) >= 10
 
 
 def raw_messages(place: Place) -> list[str]:
