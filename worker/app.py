@@ -15,7 +15,7 @@ from celery import Celery, Task, bootsteps
 from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
 from celery.platforms import EX_FAILURE
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from celery.utils.nodenames import gethostname, nodename
 
 from tokenspool import settings
@@ -59,8 +59,11 @@ class _Beside(bootsteps.StartStopStep):
     def start(self, parent: object) -> None:
         """Drain on the two signals that Celery answers by starting anew, or by waiting for jobs."""
         del parent
-        for number in (signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        host = _host_of(app)
+        # A terminal that closes hangs up twice: its kernel does, and its shell.
+        signal.signal(signal.SIGHUP, lambda *_: host.ask())
+        if not host.is_ending:
+            signal.signal(signal.SIGQUIT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     def close(self, parent: Any) -> None:  # noqa: ANN401 - Celery has no types
         """Drain with a Celery that was shut down from afar; go on without one that has failed."""
@@ -68,6 +71,7 @@ class _Beside(bootsteps.StartStopStep):
             return
         if parent.exitcode == EX_FAILURE:
             _log.error("celery_failed: work goes on by polling; start it anew to be woken again")
+            app.host.work_alone()
         else:
             app.host.drain()
 
@@ -128,6 +132,16 @@ def _drain(**_: object) -> None:
     """Drain, at the first sign."""
     if app.host is not None:
         app.host.drain()
+
+
+@worker_shutdown.connect
+def _outlive(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery has no types
+    """Stay when Celery has failed: a main thread that ends takes every executor with it."""
+    if app.host is None or sender.app is not app or sender.exitcode != EX_FAILURE:
+        return
+    result = app.host.join()
+    logging.shutdown()
+    os._exit(result.exit_code)
 
 
 def _host(task: Task) -> Host:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tokenspool.database import Database, DatabaseError
 from tokenspool.store import dispatching
@@ -17,12 +18,24 @@ _log = logging.getLogger(__name__)
 LOOK_S, JITTER = 2.0, 0.25
 #: However often it is nudged.
 LEAST_S = 0.5
+#: A job whose hint nobody took for so long is offered anew.
+HINT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a look at the window gives."""
+
+    #: To be published.
+    hints: Sequence[Hint] = ()
+    #: All jobs that are offered, these among them.
+    jobs: int = 0
 
 
 class Dispatcher:
     """Offers the best jobs to the fleet; every worker has one, the database lets one work."""
 
-    def __init__(self, fill: Callable[[], Sequence[Hint]], publisher: Publisher) -> None:
+    def __init__(self, fill: Callable[[], Offer], publisher: Publisher) -> None:
         """`fill` moves jobs into the window and commits; its hints are published afterwards."""
         self._fill = fill
         self._publisher = publisher
@@ -48,10 +61,10 @@ class Dispatcher:
         # Where nobody can be told, nothing needs to be offered: pending jobs are polled for.
         if not self._publisher.is_there():
             return 0
-        hints = self._fill()
-        if hints:
-            self._publisher.publish(hints)
-        return len(hints)
+        offer = self._fill()
+        if offer.hints:
+            self._publisher.publish(offer.hints, offered=offer.jobs)
+        return len(offer.hints)
 
     def _keep(self) -> None:
         while not self._stopped.is_set():
@@ -69,11 +82,12 @@ class Dispatcher:
         self._publisher.close()
 
 
-def filling(database: Database, *, lookahead: int) -> Callable[[], Sequence[Hint]]:
+def filling(database: Database, *, lookahead: int, hint_s: float = HINT_S) -> Callable[[], Offer]:
     """Give what fills the window of this database, in one transaction each time."""
 
-    def fill() -> Sequence[Hint]:
+    def fill() -> Offer:
         with database.write() as connection:
-            return dispatching.fill_window(connection, lookahead=lookahead)
+            hints = dispatching.fill_window(connection, lookahead=lookahead, hint_s=hint_s)
+            return Offer(hints, dispatching.dispatched(connection) if hints else 0)
 
     return fill

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from celery import Celery
 from kombu.connection import Connection
@@ -15,6 +15,8 @@ from worker.broker import EXPIRES_S, PATIENCE_S, Broker, sender
 
 _log = logging.getLogger(__name__)
 GENERATE, DISPATCH = "tokenspool.generate", "tokenspool.dispatch"
+#: Hints in the queue for each job that is offered, at most.
+_MOST_PER_JOB = 2
 
 
 class Hint(Protocol):
@@ -55,10 +57,16 @@ class Publisher:
             return False
         return True
 
-    def publish(self, hints: Iterable[Hint]) -> bool:
-        """Send a hint for each job; False when the broker did not take them all."""
+    def publish(self, hints: Sequence[Hint], *, offered: int) -> bool:
+        """Send a hint for each job; False when the broker did not take them all.
+
+        `offered` is how many jobs have a hint by then. A queue that would hold more than twice as
+        many holds stale ones, for only RabbitMQ forgets them by itself: it is emptied before.
+        """
         try:
             with self._app.amqp.Producer(self._connected(), auto_declare=False) as producer:
+                if self._waiting(producer.channel) + len(hints) > _MOST_PER_JOB * offered:
+                    producer.channel.queue_purge(queue=self._broker.queue)
                 for hint in hints:
                     # The name is for people: Flower shows the texts, `celery inspect` the values.
                     name = f"{hint.batch}/{hint.custom_id}"
@@ -85,6 +93,18 @@ class Publisher:
         if connection is not None:
             with suppress(Exception):
                 connection.release()  # type: ignore[no-untyped-call]
+
+    def _waiting(self, channel: Any) -> int:  # noqa: ANN401 - each transport has its own
+        """Count what lies in the queue, which is made where nobody has done so yet."""
+        queue = self._app.amqp.queues[self._broker.queue]
+        declared = channel.queue_declare(
+            queue=queue.name,
+            durable=queue.durable,
+            exclusive=queue.exclusive,
+            auto_delete=queue.auto_delete,
+            arguments=queue.queue_arguments,
+        )
+        return int(declared.message_count)
 
     def _connected(self) -> Connection:
         if self._connection is None:

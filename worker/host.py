@@ -55,6 +55,8 @@ class Host:
         self._drain: Callable[[], None] | None = None
         self._ready = threading.Event()
         self._asked = threading.Event()
+        # Whether a person's signal came, and whether the next one to be met is none.
+        self._signed, self._gentle = False, False
         self.result: RunResult | None = None
         # No daemon: the interpreter waits for it, whatever becomes of Celery.
         self._thread = threading.Thread(target=self._run, name="host")
@@ -82,15 +84,31 @@ class Host:
         """Fill the window at once."""
         self._dispatcher.nudge()
 
+    def work_alone(self) -> None:
+        """Go on by polling: Celery has failed, and who takes no hints shall send none."""
+        self._dispatcher.stop()
+
+    def ask(self) -> None:
+        """Have it drained, by a sign that may come twice for one wish; from any thread.
+
+        A supervisor's pipe closes and a terminal hangs up beside the signal that means the same.
+        """
+        if not self._asked.is_set():
+            self._gentle = True
+            # Through a signal, so that Celery learns of it too.
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def drain(self) -> None:
-        """Stop claiming, give the jobs back and end, in time; asked again, leave at once.
+        """Stop claiming, give the jobs back and end, in time; signalled again, leave at once.
 
         For the main thread alone, which is where signals come.
         """
-        if self._asked.is_set():
+        signed, self._gentle = not self._gentle, False
+        if signed and self._signed:
             os._exit(INTERRUPTED)
+        self._signed = self._signed or signed
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, _leave_at_once)
+            signal.signal(number, self._signalled)
         self._asked.set()
 
     def join(self) -> RunResult:
@@ -108,8 +126,7 @@ class Host:
         self._ready.set()
         self._dispatcher.start()
         if self._told is not None:
-            # Through a signal, so that Celery learns of it too.
-            self._told(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            self._told(self.ask)
 
     def _leave(self) -> None:
         """Once it was asked for, drain and end the process in time, whatever Celery does."""
@@ -148,7 +165,3 @@ def say(sentence: str) -> None:
     if sys.__stderr__ is not None:
         sys.__stderr__.write(f"tokenspool: {sentence}\n")
         sys.__stderr__.flush()
-
-
-def _leave_at_once(_number: int, _frame: FrameType | None) -> None:
-    os._exit(INTERRUPTED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tokenspool.model import Kind
 from tokenspool.store import folding
 from tokenspool.store.folding import Folding, fold_some
 from tokenspool.store.text import DamagedError, read_all, read_text, text_length
+from worker.sqlstore import WINDOW_BYTES, SqlStore
 
 
 @pytest.fixture
@@ -274,3 +276,70 @@ def test_whoever_reads_while_it_is_folded_reads_on(seeds: Seeds) -> None:
             todo = fold(seeds, todo)
 
         assert b"".join([*begun, *reading]) == whole
+
+
+# --- as the engine's store ----------------------------------------------------------------------
+def as_store(seeds: Seeds, stop: int) -> Iterator[bytes]:
+    """Read job 1's text as publishing does."""
+    return SqlStore(seeds.database).text(1, edition=1, kind=Kind.TEXT, stop=stop)
+
+
+def long_text(seeds: Seeds) -> bytes:
+    """Store a text of several windows."""
+    piece = random.Random(3).randbytes(100_000)
+    return store(seeds, [piece[n:] + piece[:n] for n in range(3 * WINDOW_BYTES // len(piece))])
+
+
+def test_no_transaction_stands_still_while_a_piece_is_used(seeds: Seeds) -> None:
+    """A part of an upload may take a minute; PostgreSQL ends what is idle for so long."""
+    whole = long_text(seeds)
+    engine = seeds.database.engine
+    held: list[object] = []
+    sa.event.listen(engine, "begin", held.append)
+    for end in ("commit", "rollback"):
+        sa.event.listen(engine, end, held.remove)
+
+    read = b""
+    for piece in as_store(seeds, len(whole)):
+        assert not held
+        read += piece
+
+    assert read == whole
+
+
+def test_a_fold_between_two_windows_changes_no_text(seeds: Seeds) -> None:
+    """Each window asks by offset for whatever covers it by then."""
+    whole = long_text(seeds)
+    reading = as_store(seeds, len(whole))
+    begun = next(reading)
+    todo = [Folding(job_id=1)]
+    while todo:
+        todo = fold(seeds, todo)
+
+    assert begun + b"".join(reading) == whole
+
+
+def test_what_is_forgotten_between_two_windows_is_missed(seeds: Seeds) -> None:
+    """Half an answer is never handed out for a whole one."""
+    whole = long_text(seeds)
+    reading = as_store(seeds, len(whole))
+    next(reading)
+    with seeds.database.write() as connection:
+        connection.execute(t.segment.delete())
+
+    with pytest.raises(DamagedError, match="is missing from byte"):
+        list(reading)
+
+
+def test_a_window_is_bounded(seeds: Seeds) -> None:
+    """Memory does not grow with the text."""
+    whole = long_text(seeds)
+    tracemalloc.start()
+    try:
+        size = sum(map(len, as_store(seeds, len(whole))))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert size == len(whole)
+    assert peak < 2.5 * WINDOW_BYTES

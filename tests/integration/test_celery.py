@@ -24,7 +24,8 @@ from tests.integration.fleet import LIMIT_S, wait_until
 from tokenspool import migrate
 from tokenspool import tables as t
 from worker.broker import Broker, sender
-from worker.hints import GENERATE
+from worker.dispatcher import Dispatcher, filling
+from worker.hints import GENERATE, Publisher
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +157,24 @@ def test_messages_hold_neither_prompts_nor_keys(fleet: CeleryFleet, place: Place
         assert not [one for one in raw if secret in one]
 
 
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_hints_that_nobody_takes_do_not_pile_up(fleet: CeleryFleet) -> None:
+    """While all slots are busy jobs are offered again and again, and no message ever expires."""
+    fleet.enqueue(30, tokens=60)
+    broker = Broker(url=fleet.place.url, queue=fleet.place.queue)
+    publisher = Publisher(sender(broker), broker)
+    dispatcher = Dispatcher(filling(fleet.database, lookahead=10, hint_s=0), publisher)
+
+    lengths = []
+    for _ in range(8):
+        assert dispatcher.look() == 10
+        lengths.append(len(raw_messages(fleet.place)))
+
+    publisher.close()
+    assert max(lengths) <= 20
+    assert min(lengths) >= 10
+
+
 def raw_messages(place: Place) -> list[str]:
     """Give every message that waits, headers and all, as it lies in the broker."""
     if place.url.startswith("redis"):
@@ -196,6 +215,27 @@ def test_processes_drain_together(fleet: CeleryFleet) -> None:
     assert fleet.living() == {}
     assert {row["attempts"] for row in fleet.rows(t.job)} == {0}
     assert not fleet.sim.stats()["live"]
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_work_goes_on_when_celery_has_failed(fleet: CeleryFleet) -> None:
+    """What Celery does not try again ends it for good: jobs are polled for, and it drains."""
+    fleet.place = Place(f"{fleet.place.url.rpartition('/')[0]}/none", fleet.place.queue)
+    fleet.enqueue(4, tokens=60)
+    fleet.enqueue(4, tokens=3000, batch="long")
+
+    with fleet.celery_worker("-P", "threads", "-c", "8", "-n", "w@here") as worker:
+        wait_until(lambda: "celery_failed" in fleet.said, of=[worker])
+        wait_until(lambda: fleet.states() == {"done", "running"}, of=[worker])
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+
+    assert "RuntimeError" not in fleet.said
+    assert fleet.states() == {"done", "pending"}
+    assert {row["attempts"] for row in fleet.rows(t.job) if row["state"] == "pending"} == {0}
+    assert fleet.living() == {}
+    # Celery says why it has failed with a traceback of its own.
+    (fleet.folder / "said").unlink()
 
 
 @pytest.mark.parametrize("place", ["redis"], indirect=True)

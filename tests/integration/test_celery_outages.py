@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -181,6 +182,44 @@ def test_a_second_signal_leaves_at_once(fleet: CeleryFleet) -> None:
             assert worker.wait(30) == 3
 
     assert fleet.states() == {"running"}
+
+
+def test_a_terminal_that_closes_hangs_up_twice(fleet: CeleryFleet) -> None:
+    """Its kernel does and its shell: both mean one wish, and the drain goes on."""
+    fleet.enqueue(8, tokens=600)
+
+    with fleet.command_worker("--streams", "8") as worker:
+        wait_until(lambda: count(fleet, "running") == 8, of=[worker])
+        # A drain cannot end while its rows are locked.
+        with fleet.database.write() as connection:
+            connection.execute(sa.select(t.job.c.id).with_for_update()).all()
+            for _ in range(2):
+                worker.send_signal(signal.SIGHUP)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    worker.wait(0.5)
+        assert worker.wait(30) == 0
+
+    assert count(fleet, "running") == 0
+    assert fleet.living() == {}
+
+
+def test_processes_that_are_all_signalled_drain(fleet: CeleryFleet) -> None:
+    """As systemd does it: each child by a signal, and then by its parent's pipe."""
+    fleet.enqueue(8, tokens=600)
+
+    with fleet.command_worker("--processes", "2", "--streams", "4") as parent:
+        wait_until(lambda: count(fleet, "running") == 8, of=[parent])
+        with fleet.database.write() as connection:
+            connection.execute(sa.select(t.job.c.id).with_for_update()).all()
+            for child in fleet.living().values():
+                os.kill(child, signal.SIGTERM)
+            parent.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                parent.wait(1.0)
+        assert parent.wait(30) == 0
+
+    assert count(fleet, "running") == 0
+    assert fleet.living() == {}
 
 
 def test_a_broker_that_says_nothing_holds_nobody(fleet: CeleryFleet) -> None:

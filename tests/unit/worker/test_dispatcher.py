@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import cast
 
 import pytest
 
 from tokenspool.database import DatabaseError
-from worker.dispatcher import Dispatcher
+from worker.dispatcher import Dispatcher, Offer
 from worker.hints import Hint, Publisher
 
 
@@ -18,6 +18,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.there = True
+        self.offered = 0
         self.sent: list[object] = []
         self.closed = threading.Event()
 
@@ -25,9 +26,10 @@ class Wire:
         """Tell."""
         return self.there
 
-    def publish(self, hints: Iterable[Hint]) -> bool:
+    def publish(self, hints: Iterable[Hint], *, offered: int) -> bool:
         """Remember what was sent."""
         self.sent += hints
+        self.offered = offered
         return True
 
     def close(self) -> None:
@@ -44,7 +46,7 @@ class Window:
         self.looked = threading.Event()
         self.error: Exception | None = None
 
-    def __call__(self) -> Sequence[Hint]:
+    def __call__(self) -> Offer:
         """Fill it."""
         self.filled += 1
         self.looked.set()
@@ -52,7 +54,7 @@ class Window:
         if error is not None:
             raise error
         hints, self.hints = self.hints, []
-        return cast("list[Hint]", hints)
+        return Offer(cast("list[Hint]", hints), len(hints) + 5)
 
 
 @pytest.fixture
@@ -79,6 +81,7 @@ def test_what_was_filled_is_published(window: Window, wire: Wire) -> None:
     assert dispatcher(window, wire).look() == 2
 
     assert wire.sent == ["a", "b"]
+    assert wire.offered == 7
 
 
 def test_nothing_is_offered_while_nobody_can_be_told(window: Window, wire: Wire) -> None:

@@ -44,7 +44,7 @@ def test_a_hint_says_id_and_name_and_expires() -> None:
     app = sender(MEMORY)
     publisher = Publisher(app, MEMORY)
 
-    assert publisher.publish([Hinted(7)])
+    assert publisher.publish([Hinted(7)], offered=1)
 
     (message,) = messages(app)
     headers, body = message["headers"], message["body"]
@@ -64,7 +64,7 @@ def test_a_broker_that_is_away_is_said_once_and_raises_nothing(
     publisher = Publisher(sender(AWAY), AWAY)
 
     assert not publisher.is_there()
-    assert not publisher.publish([Hinted(1)])
+    assert not publisher.publish([Hinted(1)], offered=1)
 
     assert [r.getMessage().split()[0] for r in caplog.records] == ["hints_unsent"]
 
@@ -75,11 +75,22 @@ def test_the_end_of_an_outage_is_said(caplog: pytest.LogCaptureFixture) -> None:
     publisher = Publisher(sender(MEMORY), MEMORY)
     publisher._is_away = True
 
-    assert publisher.publish([Hinted(1)])
-    assert publisher.publish([Hinted(2)])
+    assert publisher.publish([Hinted(1)], offered=1)
+    assert publisher.publish([Hinted(2)], offered=1)
 
     assert [r.getMessage() for r in caplog.records] == ["hints_sent_again"]
     messages(sender(MEMORY))
+    publisher.close()
+
+
+def test_a_queue_of_stale_hints_is_emptied_before_new_ones() -> None:
+    """Never more than two for each job that is offered; what fits stays."""
+    publisher = Publisher(sender(MEMORY), MEMORY)
+
+    for job_id in range(1, 7):
+        assert publisher.publish([Hinted(job_id)], offered=2)
+
+    assert [message["body"][0] for message in messages(sender(MEMORY))] == [[5], [6]]  # type: ignore[index]
     publisher.close()
 
 
