@@ -1,7 +1,7 @@
 """How long a claim takes beside 1,000 to 1,000,000 queued jobs: it must not depend on them.
 
-`python -P -m benchmarks.claims [--postgres URL] [--only sqlite|postgresql] [--sizes N ...]`; on
-PostgreSQL in a database of its own, which is removed at the end.
+`python -P -m benchmarks.claims [--postgres URL] [--only sqlite|postgresql] [--sizes N ...]
+[--quick]`; on PostgreSQL in a database of its own, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -148,9 +148,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--postgres", default=_POSTGRES, help="a server on which to make one")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
-    sizes = [1_000, 10_000, 100_000, 1_000_000]
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--quick", action="store_true", help="small sizes, whatever --sizes says")
     asked = parser.parse_args()
+    sizes = [1_000, 20_000] if asked.quick else asked.sizes
     heads = "".join(f"{f'claim of {limit}':>14}" for limit, _ in _CLAIMS)
     print(f"{'database':11}{'queue':24}{'jobs':>10}{heads}{'jobs/s':>10}")
     for kind in ("sqlite", "postgresql"):
@@ -158,7 +159,7 @@ def main() -> None:
             continue
         with _sqlite() if kind == "sqlite" else _postgresql(asked.postgres) as database:
             migrate.upgrade(database)
-            for queue in _queues(asked.sizes):
+            for queue in _queues(sizes):
                 _fill(database, queue)
                 took = [_measure(database, limit, times) for limit, times in _CLAIMS]
                 each = "".join(f"{1000 * one:11.1f} ms" for one in took)

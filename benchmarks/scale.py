@@ -1,4 +1,4 @@
-"""How enqueueing, `status` and claims go with a thousand and with a million jobs.
+"""How enqueueing, `status`, dispatching and claims go with a thousand and with a million jobs.
 
 `python -P -m benchmarks.scale [--quick] [--docs]`. Each size has a database and a process of its
 own. With `--docs` the figures and the plot of the documentation are written anew.
@@ -26,7 +26,7 @@ from tests.contract.conftest import _made
 from tests.contract.servers import postgresql
 from tokenspool import migrate
 from tokenspool.database import Database, sqlite_url
-from tokenspool.store import claims, reads
+from tokenspool.store import claims, dispatching, reads
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results-scale.json"
@@ -35,6 +35,8 @@ FULL = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (1_000, 20_000)
 #: What a worker claims at once, and how often it is measured.
 CLAIM, CLAIMS = 100, 10
+#: What a dispatcher offers to the fleet at once, and how often it is measured.
+FILL, FILLS = 50, 10
 STATUSES = 15
 Kind = Literal["sqlite", "postgresql"]
 KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
@@ -49,6 +51,8 @@ class Figures(TypedDict):
     #: Above what the process had before; the input is read, never held.
     growth_mib: float
     status_ms: float
+    #: Into the window of a fleet, each fill committed; only PostgreSQL has one.
+    dispatch_per_s: float | None
     claim_per_s: float
 
 
@@ -63,6 +67,7 @@ def one(kind: str, url: str, jobs: int) -> Figures:
         _, took, _ = take(database, path)
         growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     statuses = list(_statuses(database))
+    filled = list(_fills(database)) if kind == "postgresql" else []
     claimed = list(_claims(database, jobs))
     database.close()
     return Figures(
@@ -71,6 +76,7 @@ def one(kind: str, url: str, jobs: int) -> Figures:
         enqueue_per_s=jobs / took,
         growth_mib=growth / 2**20,
         status_ms=1000 * statistics.median(statuses),
+        dispatch_per_s=FILL / statistics.median(filled) if filled else None,
         claim_per_s=CLAIM / statistics.median(claimed),
     )
 
@@ -81,6 +87,16 @@ def _statuses(database: Database) -> Iterator[float]:
         with database.read() as connection:
             reads.status(connection)
         yield time.perf_counter() - began
+
+
+def _fills(database: Database) -> Iterator[float]:
+    """Widen the window step by step: what was dispatched before stays in it."""
+    for number in range(1, FILLS + 1):
+        began = time.perf_counter()
+        with database.write() as connection:
+            hints = dispatching.fill_window(connection, lookahead=number * FILL)
+        yield time.perf_counter() - began
+        assert len(hints) == FILL  # noqa: S101 - a fill that finds none would be a fast one
 
 
 def _claims(database: Database, jobs: int) -> Iterator[float]:
@@ -118,21 +134,26 @@ def _apart(kind: Kind, url: str, jobs: int) -> Figures:
 
 def line_of(found: Figures) -> str:
     """Give a line to print."""
+    dispatched = found["dispatch_per_s"]
+    fills = "" if dispatched is None else f"  dispatch {dispatched:7,.0f} jobs/s"
     return (
         f"{found['kind']:10} {found['jobs']:9,} jobs  enqueue {found['enqueue_per_s']:8,.0f}/s"
         f" (+{found['growth_mib']:.0f} MiB)  status {found['status_ms']:6.1f} ms"
-        f"  claim {found['claim_per_s']:7,.0f} jobs/s"
+        f"  claim {found['claim_per_s']:7,.0f} jobs/s{fills}"
     )
 
 
 def picture(found: list[Figures]) -> str:
-    """Draw claims and `status` over the number of jobs."""
+    """Draw claims, dispatching and `status` over the number of jobs."""
     lines = []
     for kind in KINDS:
         mine = [one for one in found if one["kind"] == kind]
         lines.append(
             Line(f"claims per second, {kind}", [(f["jobs"], f["claim_per_s"]) for f in mine])
         )
+        fills = [(f["jobs"], rate) for f in mine if (rate := f["dispatch_per_s"]) is not None]
+        if fills:
+            lines.append(Line(f"dispatched per second, {kind}", fills))
         lines.append(Line(f"status in ms, {kind}", [(f["jobs"], f["status_ms"]) for f in mine]))
     return plot(lines, across="jobs in the database")
 

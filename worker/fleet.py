@@ -70,13 +70,21 @@ class FleetWorker:
             max_crashes=options.max_crashes,
             lease_s=options.lease_s,
         )
-        self._lease = Lease(self._lease_database, terms, still_for=self._still_for)
+        self._lease = Lease(
+            self._lease_database,
+            terms,
+            still_for=self._still_for,
+            on_taken=lambda: _call_soon(self._loop, self._look_soon),
+        )
         self._process = Process(
             options.tuning, worker=self._lease.worker, fault=options.fault, leased=True
         )
         self._process.plant.clock.held = lambda: self._lease.has_run_out
         self._loop_moved_at = time.monotonic()
         self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        #: Jobs were taken from the dead: the database is asked without waiting for the next poll.
+        self._is_due = False
         self._signalled = False
         self._paused: list[Live] = []
         self._patience = Patience()
@@ -100,7 +108,7 @@ class FleetWorker:
     async def run(self) -> RunResult:
         """Work until stopped, or until the database is out of reach for good."""
         process, lease = self._process, self._lease
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         if self._options.on_start is not None:
             self._options.on_start(lambda: _call_soon(loop, self.drain))
         process.begin(self._tick(), self._keep())
@@ -126,7 +134,8 @@ class FleetWorker:
             process.raise_failures()
             if lease.failure is not None:
                 raise lease.failure
-            look = time.monotonic() - looked >= poll
+            look = self._is_due or time.monotonic() - looked >= poll
+            self._is_due = False
             found = await self._take(look=look)
             if look:
                 looked = time.monotonic()
@@ -162,6 +171,12 @@ class FleetWorker:
         return found
 
     # --- beside it ---------------------------------------------------------------------------
+    def _look_soon(self) -> None:
+        """Claim what was just taken from the dead; with a broker, have hints sent for it."""
+        self._is_due = True
+        self._process.wake.set()
+        self._options.on_free()
+
     def _still_for(self) -> float:
         """Tell for how many seconds loop or journal have not moved; from any thread."""
         moved_at = min(self._loop_moved_at, self._process.plant.journal.moved_at)

@@ -23,9 +23,10 @@ from tokenspool.database import Database, DatabaseError
 from tokenspool.store import ownership, workers
 
 _log = logging.getLogger(__name__)
-#: Parts of a lease: renewals and looks for the dead come every 10 s of its 45; loop and journal
-#: must have moved within 15 s; a renewal that is more than half a lease late is suspicious.
-RENEW, STUCK, LATE = 10 / 45, 15 / 45, 1 / 2
+#: Parts of a lease: renewals and looks for the dead come every 5 s of its 45, so that the jobs of a
+#: killed worker go on within a minute; loop and journal must have moved within 15 s; a renewal that
+#: is more than half a lease late is suspicious.
+RENEW, STUCK, LATE = 5 / 45, 15 / 45, 1 / 2
 #: After a renewal that failed the next follows within this part, so that three fit into a lease.
 AGAIN = 1 / 45
 #: A connection that does not answer must not cost more than one renewal.
@@ -56,12 +57,18 @@ class Lease:
         terms: Terms,
         *,
         still_for: Callable[[], float],
+        on_taken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = boot_time,
     ) -> None:
-        """`still_for` tells for how many seconds the process has not moved; asked on the thread."""
+        """Take nothing yet; both callables are called on the thread.
+
+        `still_for` tells for how many seconds the process has not moved, `on_taken` hears that jobs
+        were taken from the dead: they may be claimed at once.
+        """
         self._database = database
         self._terms = terms
         self._still_for = still_for
+        self._on_taken = on_taken
         self._clock = clock
         self.worker = workers.new_worker_id()
         #: What ended the thread, if something did that nobody foresaw.
@@ -136,6 +143,7 @@ class Lease:
             jobs = ownership.reap(connection, max_crashes=self._terms.max_crashes)
         if jobs:
             _log.warning("taken_from_the_dead jobs=%d", jobs)
+            self._on_taken()
 
     def _keep(self) -> None:
         # Soon after the start: who is new often takes the place of one that died.

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.store import claims, workers
+from tokenspool.store.groups import find_by_index
 
 #: Rows of workers that are gone are kept this long, for whoever looks into what happened.
 FORGET_S = 86_400.0
@@ -57,6 +58,7 @@ def reap(connection: sa.Connection, *, max_crashes: int) -> int:
     What somebody holds a lock on is left for the next time: it is alive, or its connection ends.
     Many may reap at once. `max_crashes` as in `claims.reclaim`.
     """
+    find_by_index(connection)
     run_out = (
         sa.select(_w.id)
         .where(_w.state != "gone", _w.lease_until <= now())

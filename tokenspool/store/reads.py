@@ -11,6 +11,7 @@ from tokenspool import tables as t
 from tokenspool.database import now
 from tokenspool.errors import ErrorKind, UsageError
 from tokenspool.model import ENDED, JobState
+from tokenspool.store.groups import find_by_index
 from tokenspool.store.oldest import oldest_pending_s
 
 _j, _c, _b, _n = t.job.c, t.checkpoint.c, t.batch.c, t.job_count.c
@@ -130,6 +131,7 @@ def counts(connection: sa.Connection, *, batch: int | None = None) -> Counts:
 
 def status(connection: sa.Connection, *, batch: int | None = None) -> Status:
     """Give how all jobs, or those of a batch, stand: a few rows, however many jobs there are."""
+    find_by_index(connection)
     found = counts(connection, batch=batch)
     speed, workers = _live_workers(connection)
     only = batch is None or connection.execute(sa.select(sa.func.count(_b.id))).scalar() == 1

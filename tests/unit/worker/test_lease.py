@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from tests.contract.seeds import Seeds
 from tokenspool import tables as t
 from tokenspool.database import Database, now, sqlite_url
-from worker.lease import Lease, Terms
+from tokenspool.store import workers
+from worker.fleet import POLL_CAP_S
+from worker.lease import RENEW, Lease, Terms
 
 TERMS = Terms(slots=4, max_crashes=2, lease_s=45.0)
 
@@ -27,14 +29,23 @@ class Site:
     seeds: Seeds
     at: float = 1000.0
     still: float = 0.0
+    taken: int = 0
     lease: Lease = field(init=False)
 
     def __post_init__(self) -> None:
         self.lease = Lease(
-            self.database, TERMS, still_for=lambda: self.still, clock=lambda: self.at
+            self.database,
+            TERMS,
+            still_for=lambda: self.still,
+            on_taken=self.hear,
+            clock=lambda: self.at,
         )
         with self.database.write() as connection:
             self.lease.take(connection)
+
+    def hear(self) -> None:
+        """Count how often jobs were taken."""
+        self.taken += 1
 
     def states(self) -> dict[str, str]:
         """Give the workers' states."""
@@ -130,6 +141,26 @@ def test_the_dead_are_found_with_a_renewal(site: Site) -> None:
     assert site.seeds.row("a")["state"] == "pending"
 
 
+def test_whoever_takes_jobs_from_the_dead_is_told_so_at_once(site: Site) -> None:
+    """They are claimed without waiting for the next poll; where nobody died nothing is said."""
+    site.lease.look()
+    assert site.taken == 0
+
+    site.dead_worker_with_a_job()
+    site.lease.look()
+    site.lease.look()
+
+    assert site.taken == 1
+
+
+def test_the_jobs_of_a_killed_worker_go_on_within_a_minute() -> None:
+    """A lease, a look for the dead that comes just too early, and a poll of an idle worker."""
+    look_s = RENEW * workers.LEASE_S
+
+    assert look_s <= 5
+    assert workers.LEASE_S + look_s + POLL_CAP_S < 55
+
+
 @pytest.mark.parametrize("away_s", [23.0, 300.0])
 def test_who_was_away_itself_waits_a_lease_before_it_looks_for_the_dead(
     site: Site, away_s: float
@@ -183,7 +214,7 @@ def test_the_thread_renews_by_itself(site: Site) -> None:
 
 
 def test_who_is_new_soon_looks_for_the_dead(site: Site) -> None:
-    """It often takes the place of one that died: after a second, not after the usual ten."""
+    """It often takes the place of one that died: after a second, not after the usual five."""
     site.dead_worker_with_a_job()
     looked = threading.Event()
     quick = Lease(

@@ -19,7 +19,7 @@ from tokenspool.inputs.spec import JobSpec
 from tokenspool.store.intake.options import JobOptions
 from tokenspool.store.intake.place import make_endpoint
 from tokenspool.store.intake.reasons import SETTLED
-from tokenspool.store.intake.turns import Turns
+from tokenspool.store.intake.turns import MAX_ROWS, Turns
 
 _SIZE_BYTES = 4
 
@@ -100,7 +100,8 @@ class Changes:
         chunk: list[_Change] = []
         while size := self._file.read(_SIZE_BYTES):
             chunk.append(_decode(self._file.read(int.from_bytes(size, "big"))))
-            if len(chunk) >= turns.rows:
+            # Rows that others may be waiting for: a beat writes into running jobs.
+            if len(chunk) >= min(turns.rows, MAX_ROWS):
                 yield chunk
                 chunk = []
         if chunk:

@@ -1,5 +1,8 @@
 """The enqueue: one pass over the lines, a bounded number of them in memory, visible all at once.
 
+Over a network the next lines are read while the database takes the last ones; the lines are always
+read on the thread that asked, since they may come from anywhere.
+
 New jobs are inserted under an `intake` that nobody else sees; one row's change reveals them. What
 dies in the middle leaves hidden rows that never run and that the next enqueue removes.
 """
@@ -8,27 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tokenspool import tables as t
 from tokenspool.database import Database, DatabaseError, sqlite_url
 from tokenspool.errors import TokenspoolError
 from tokenspool.inputs.spec import BadLine, JobSpec
 from tokenspool.names import check_batch
+from tokenspool.store.intake.analysing import analyse
 from tokenspool.store.intake.changes import Changes
 from tokenspool.store.intake.hidden import Hidden, sweep
-from tokenspool.store.intake.judge import Judge
+from tokenspool.store.intake.judge import Judge, Verdict
 from tokenspool.store.intake.lock import alone
 from tokenspool.store.intake.options import Enqueued, JobOptions, Listener
 from tokenspool.store.intake.place import Place
+from tokenspool.store.intake.rows import CollisionError
 from tokenspool.store.intake.turns import Turns
 
 #: Bytes of request bodies that are gathered for one transaction.
 _CHUNK_BYTES = 4 * 1024 * 1024
 
 Line = JobSpec | BadLine
+T = TypeVar("T")
 
 
 def enqueue(
@@ -63,7 +71,9 @@ def enqueue(
             sweep(turns)
             hidden = Hidden(turns, Place(database, batch, root))
         try:
-            total = take(lines, hidden, Judge([hidden.place, *known], options), changes, listener)
+            judge = Judge([hidden.place, *known], options)
+            beside = turns.database.kind == "postgresql"
+            total = take(lines, hidden, judge, changes, listener, beside=beside)
         except TokenspoolError as error:
             # Whoever reads the lines has found that it must not be; a lost database mends nothing.
             if not isinstance(error, DatabaseError):
@@ -75,30 +85,77 @@ def enqueue(
             hidden.forget()
             return total
         hidden.reveal()
+        analyse(database, new=total.new)
         changes.apply(turns)
         return replace(total, accepted=True)
 
 
 def take(
-    lines: Iterable[Line], hidden: Hidden, judge: Judge, changes: Changes, listener: Listener
+    lines: Iterable[Line],
+    hidden: Hidden,
+    judge: Judge,
+    changes: Changes,
+    listener: Listener,
+    *,
+    beside: bool = False,
 ) -> Enqueued:
-    """Read all lines; put new jobs and new options aside, and report the bad ones."""
-    total = Enqueued()
-    for chunk in _chunks(lines, hidden.turns):
+    """Read all lines; put new jobs and new options aside, and report the bad ones.
+
+    With `beside` a thread of its own writes the last lines while the next ones are read here.
+    """
+    if beside:
+        hidden.place.trust()
+
+    def settle(chunk: list[Line]) -> tuple[int, Verdict]:
+        try:
+            return insert(chunk)
+        except CollisionError:
+            # Two lines of this input, far apart: the earlier one is in the database.
+            if not hidden.place.doubt():
+                raise
+        return insert(chunk)
+
+    def insert(chunk: list[Line]) -> tuple[int, Verdict]:
         fresh, verdict = judge.chunk(chunk, own_intake=hidden.intake_id)
         hidden.add(fresh, judge.options)
         for job_id, spec in verdict.renewed:
             changes.add(job_id, spec, judge.options)
-        for line in verdict.bad:
-            listener.report(line)
-        total = total.after(
-            new=len(fresh), same=verdict.same, updated=len(verdict.renewed), bad=verdict.bad
-        )
-        listener.progress(total)
+        return len(fresh), verdict
+
+    total = Enqueued()
+    chunks = _chunks(lines, hidden.turns)
+    # Closed at once when anything fails: nothing is written any more when that is dealt with.
+    with contextlib.closing((_beside if beside else _each)(settle, chunks)) as settled:
+        for new, verdict in settled:
+            for line in verdict.bad:
+                listener.report(line)
+            total = total.after(
+                new=new, same=verdict.same, updated=len(verdict.renewed), bad=verdict.bad
+            )
+            listener.progress(total)
     for line in hidden.drop_clashes():
         listener.report(line)
         total = total.after(new=-1, bad=[line])
     return total
+
+
+def _each(
+    settle: Callable[[list[Line]], T], chunks: Iterable[list[Line]]
+) -> Generator[T, None, None]:
+    yield from map(settle, chunks)
+
+
+def _beside(
+    settle: Callable[[list[Line]], T], chunks: Iterable[list[Line]]
+) -> Generator[T, None, None]:
+    """Settle one chunk after the other on a thread, each while the next one is read here."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="enqueue") as thread:
+        under_way: list[Future[T]] = []
+        for chunk in chunks:
+            settled = [future.result() for future in under_way]
+            under_way = [thread.submit(settle, chunk)]
+            yield from settled
+        yield from (future.result() for future in under_way)
 
 
 def _is_there(database: Database) -> bool:

@@ -30,6 +30,23 @@ class Place:
         self._batch, self.root = batch, root
         self._endpoints: dict[Asked, int] = {}
         self.batch_id, self.output_id = reading(database, self._look)
+        #: Jobs that were there before are looked for in these only.
+        self._old_batch = self.batch_id is not None
+        self._old_output = self.output_id is not None
+        self._trusting = False
+
+    def trust(self) -> None:
+        """Look for nothing in a batch or an output that was not there at first.
+
+        Only one enqueue is at work at a time, so only an earlier line of the same enqueue can be in
+        the way of a line. The tables' unique keys find that: then `doubt`.
+        """
+        self._trusting = not (self._old_batch and self._old_output)
+
+    def doubt(self) -> bool:
+        """Look for jobs everywhere from now on; False if that was done anyway."""
+        trusted, self._trusting = self._trusting, False
+        return trusted
 
     def _look(self, connection: sa.Connection) -> tuple[int | None, int | None]:
         b, o = t.batch.c, t.output.c
@@ -55,6 +72,8 @@ class Place:
         """Give the jobs that have the lines' custom_ids, and those that have their outputs."""
         if self.batch_id is None and self.output_id is None:
             return {}, {}
+        if self._trusting and not self._old_batch and not self._old_output:
+            return {}, {}
         return reading(self.database, lambda connection: self._existing(connection, specs))
 
     def _existing(
@@ -62,10 +81,10 @@ class Place:
     ) -> tuple[dict[str, rows.Existing], dict[str, rows.Existing]]:
         there: dict[str, rows.Existing] = {}
         taken: dict[str, rows.Existing] = {}
-        if self.batch_id is not None:
+        if self.batch_id is not None and (self._old_batch or not self._trusting):
             ids = [spec.custom_id for spec in specs]
             there = rows.by_custom_id(connection, batch_id=self.batch_id, custom_ids=ids)
-        if self.output_id is not None:
+        if self.output_id is not None and (self._old_output or not self._trusting):
             keys = [spec.name_key for spec in specs if spec.custom_id not in there]
             taken = rows.by_name_key(connection, output_id=self.output_id, name_keys=keys)
         return there, taken

@@ -17,6 +17,16 @@ from tokenspool.model import JobState
 _j = t.job.c
 
 
+class CollisionError(Unavailable):
+    """A new job has the custom_id or the name of one that is there."""
+
+    def __init__(self) -> None:
+        """Say who it can have been."""
+        super().__init__(
+            "another process enqueues the same jobs at the same time; nothing was taken, try again"
+        )
+
+
 class Existing(NamedTuple):
     """A job that is there already; in the order of `_EXISTING`."""
 
@@ -124,7 +134,10 @@ def body_of(connection: sa.Connection, job_id: int) -> bytes:
 def insert(
     connection: sa.Connection, rows: Sequence[New], shared: Shared, *, again: bool = False
 ) -> None:
-    """Insert jobs; `again` after a commit whose answer was lost, when they may be there already."""
+    """Insert jobs; `again` after a commit whose answer was lost, when they may be there already.
+
+    Raises `CollisionError`.
+    """
     if again and _ours(connection, rows, shared) == len(rows):
         return
     values = {**shared, "state": JobState.PENDING.value}
@@ -135,10 +148,7 @@ def insert(
         else:
             connection.exec_driver_sql(_INSERT, [(*same, *row) for row in rows])
     except sa.exc.IntegrityError as error:
-        msg = (
-            "another process enqueues the same jobs at the same time; nothing was taken, try again"
-        )
-        raise Unavailable(msg) from error
+        raise CollisionError from error
 
 
 def _ours(connection: sa.Connection, rows: Sequence[New], shared: Shared) -> int:

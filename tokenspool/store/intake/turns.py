@@ -13,6 +13,8 @@ from tokenspool.database import Database, retrying
 T = TypeVar("T")
 #: Rows of one transaction at most, and how long one should take.
 MAX_ROWS, STEP_S = 1000, 0.1
+#: The same where a writer is in nobody's way: each transaction costs a dozen round trips.
+_MAX_ROWS, _STEP_S = {"postgresql": 2000}, {"postgresql": 0.5}
 
 
 def reading(database: Database, operation: Callable[[sa.Connection], T]) -> T:
@@ -35,7 +37,9 @@ class Turns:
         self._pause = pause
         self._held_s = 0.0
         self._freed_at = 0.0
-        #: Rows that fit into `STEP_S`, by the last transactions.
+        self._most = _MAX_ROWS.get(database.kind, MAX_ROWS)
+        self._step_s = _STEP_S.get(database.kind, STEP_S)
+        #: New rows that fit into a step, by the last transactions.
         self.rows = MAX_ROWS
 
     def write(self, operation: Callable[[sa.Connection], T], *, rows: int = 0) -> T:
@@ -58,6 +62,6 @@ class Turns:
         result: T = retrying(once)
         self._held_s, self._freed_at = took, time.monotonic()
         if rows:
-            fitting = int(rows * STEP_S / max(took, 0.001))
-            self.rows = max(1, min(MAX_ROWS, fitting, 2 * self.rows))
+            fitting = int(rows * self._step_s / max(took, 0.001))
+            self.rows = max(1, min(self._most, fitting, 2 * self.rows))
         return result
