@@ -52,7 +52,7 @@ class Plan:
     patience_s: float = 120.0
 
 
-SAMPLE = Plan(jobs=240, tokens=200, streams=10, away_s=1)
+SAMPLE = Plan(jobs=320, tokens=200, streams=10, away_s=1)
 #: The work lasts longer than a broker takes to come back, and Celery to find it again.
 REDIS = Plan(jobs=2000, tokens=200, streams=50, away_s=10, patience_s=1800)
 RABBITMQ = Plan(jobs=2000, tokens=200, streams=50, away_s=5, patience_s=1800)
