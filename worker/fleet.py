@@ -124,6 +124,8 @@ class FleetWorker:
     async def _work(self) -> RunResult:
         process, pool, lease = self._process, self._process.plant.pool, self._lease
         await process.write(lease.take)
+        # Before the first claim: should the limits of all not be known then, we take our share.
+        await process.count_workers()
         lease.start()
         if self._options.demands is not None:
             loop, wake = asyncio.get_running_loop(), process.wake.set

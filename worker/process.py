@@ -166,6 +166,11 @@ class Process:
         """Run an operation on the journal's thread, in one transaction."""
         return await self.plant.journal.call(lambda: self.plant.store.write(operation))
 
+    async def count_workers(self) -> None:
+        """Learn among how many workers limits are shared while nothing else keeps them together."""
+        living = await self.write(workers.count_living)
+        self.plant.sites.permits.workers = max(1, living)
+
     async def heartbeat(self, worker: str, *, state: str, lease_s: float | None) -> None:
         """Write how the worker stands, and stop what works for claims that are lost."""
         owners = self.plant.pool.owners

@@ -169,7 +169,10 @@ def test_the_work_goes_on_within_the_most_whatever_becomes_of_redis(
         fleet.enqueue(120, tokens=60)
 
         with fleet.workers() as workers:
-            wait_until(lambda: fleet.sim.stats()["peak_live"] == most, of=workers)
+            wait_until(lambda: len(fleet.living()) == len(workers), of=workers)
+            all_there = requests(fleet.sim)
+            # Two rounds, in which each asks the book: who is new to it grants itself what is free.
+            wait_until(lambda: requests(fleet.sim) >= all_there + 2 * most, of=workers)
             redis_server.flush()
             flushed_at = requests(fleet.sim)
             wait_until(lambda: requests(fleet.sim) >= flushed_at + 20, of=workers)
