@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from simulator import process as simulators
 from simulator.process import Simulator
 from simulator.settings import SimSettings
-from tests.contract.brokers import OwnRedis, Place
+from tests.contract.brokers import OwnRedis
 from tests.contract.conftest import _made
 from tests.contract.servers import postgresql
 from tests.integration.celery_fleet import CeleryFleet
@@ -220,19 +219,3 @@ def test_processes_that_are_all_signalled_drain(fleet: CeleryFleet) -> None:
 
     assert count(fleet, "running") == 0
     assert fleet.living() == {}
-
-
-def test_a_broker_that_says_nothing_holds_nobody(fleet: CeleryFleet) -> None:
-    """It takes connections and is silent: the work goes on, and a signal ends it in time."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        fleet.place = Place(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", "silent")
-        fleet.enqueue(8, tokens=2000)
-        with fleet.command_worker("--streams", "8") as worker:
-            wait_until(lambda: count(fleet, "running") == 8, of=[worker])
-            asked = time.monotonic()
-            worker.send_signal(signal.SIGTERM)
-            # 3: a busy machine took so long that it left without waiting for Celery.
-            assert worker.wait(30) in {0, 3}
-            assert time.monotonic() - asked < 10
-
-    assert {(row["state"], row["attempts"]) for row in fleet.rows(t.job)} == {("pending", 0)}
