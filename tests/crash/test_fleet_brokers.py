@@ -106,7 +106,7 @@ def test_a_redis_that_dies_for_ten_seconds_loses_nothing(
     _outage(make_stage(SimSettings(rate=50)), hints, redis, REDIS, report)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_rabbitmq_that_dies_for_a_moment_loses_nothing(
     make_stage: MakeStage, rabbitmq: RabbitServer, report: Report
