@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.contract.brokers import _answers, missing
+from tests.contract.brokers import _answers
+from tests.contract.servers import missing
 
 #: It takes five to ten seconds; a machine under other load gets the rest.
 _PATIENCE_S = 120.0

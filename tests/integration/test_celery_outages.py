@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from simulator import process as simulators
 from simulator.process import Simulator
 from simulator.settings import SimSettings
-from tests.contract.brokers import OwnRedis
+from tests.contract.brokers import Place
 from tests.contract.conftest import _made
+from tests.contract.redis_server import RedisServer, own_redis
 from tests.contract.servers import postgresql
 from tests.integration.celery_fleet import CeleryFleet
 from tests.integration.command import COMMAND
@@ -25,6 +26,7 @@ from tokenspool import migrate
 from tokenspool import tables as t
 
 pytestmark = pytest.mark.slow
+QUEUE = "tokenspool-test"
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +37,20 @@ def paced() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnRedis]:
+def server(tmp_path: Path) -> Iterator[RedisServer]:
     """Give a Redis that may be flushed and killed."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = OwnRedis(folder)
-    server.start()
-    yield server
-    server.kill()
+    with own_redis(folder) as running:
+        yield running
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, server: OwnRedis, paced: Simulator) -> Iterator[CeleryFleet]:
+def fleet(tmp_path: Path, server: RedisServer, paced: Simulator) -> Iterator[CeleryFleet]:
     """Give a fleet without workers."""
     paced.reset()
     with postgresql() as place, _made(place) as url:
-        fleet = CeleryFleet(tmp_path, url, paced, place=server.place)
+        fleet = CeleryFleet(tmp_path, url, paced, place=Place(server.url, QUEUE))
         migrate.upgrade(fleet.database)
         yield fleet
         fleet.database.close()
@@ -77,16 +77,16 @@ def test_jobs_of_a_killed_worker_are_finished_by_the_other(fleet: CeleryFleet) -
 
 
 def test_a_broker_that_forgets_everything_costs_nothing(
-    fleet: CeleryFleet, server: OwnRedis
+    fleet: CeleryFleet, server: RedisServer
 ) -> None:
     """With 20 running and 200 queued: none is lost, none is run twice."""
     fleet.enqueue(220, tokens=60)
 
     with fleet.command_worker("--streams", "20") as worker:
         wait_until(lambda: count(fleet, "running") == 20, of=[worker])
-        server.client.flushall()
+        server.flush()
         wait_until(lambda: count(fleet, "done") > 40, of=[worker])
-        server.client.flushall()
+        server.flush()
         wait_until(lambda: fleet.states() == {"done"}, of=[worker])
 
     fleet.check_done()
@@ -95,7 +95,7 @@ def test_a_broker_that_forgets_everything_costs_nothing(
 
 
 def test_a_broker_that_is_away_for_a_while_stops_nobody(
-    fleet: CeleryFleet, server: OwnRedis
+    fleet: CeleryFleet, server: RedisServer
 ) -> None:
     """Jobs are finished while it is away, and hints come again when it is back."""
     fleet.enqueue(60, tokens=120)
@@ -117,7 +117,7 @@ def test_a_broker_that_is_away_for_a_while_stops_nobody(
 
 
 def test_five_hundred_streams_drain_in_five_seconds_without_a_broker(
-    tmp_path: Path, server: OwnRedis
+    tmp_path: Path, server: RedisServer
 ) -> None:
     """It is away from the start: work is found by polling, and a signal still ends it in time."""
     server.kill()
@@ -126,7 +126,7 @@ def test_five_hundred_streams_drain_in_five_seconds_without_a_broker(
         postgresql() as place,
         _made(place) as url,
     ):
-        fleet = CeleryFleet(tmp_path, url, slow, place=server.place)
+        fleet = CeleryFleet(tmp_path, url, slow, place=Place(server.url, QUEUE))
         migrate.upgrade(fleet.database)
         asked = time.monotonic()
         fleet.enqueue(500, tokens=2000)
@@ -146,7 +146,7 @@ def test_five_hundred_streams_drain_in_five_seconds_without_a_broker(
         fleet.database.close()
 
 
-def test_enqueueing_waits_for_no_broker(fleet: CeleryFleet, server: OwnRedis) -> None:
+def test_enqueueing_waits_for_no_broker(fleet: CeleryFleet, server: RedisServer) -> None:
     """The jobs are safe: a note, exit 0."""
     server.kill()
     (fleet.folder / "one.txt").write_text("Tell me a story.\n")
